@@ -1,0 +1,35 @@
+# `make run` and `make test` work from a fresh clone: each makes .venv where there is none.
+
+PYTHON := .venv/bin/python
+# Prints the path of the first Python on the path that TensorFlow supports.
+FIND_PYTHON := for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& command -v $$python && exit; done; \
+	echo 'tfbp needs Python 3.11, 3.12 or 3.13 on the path.' >&2; exit 1
+# A .venv that works is kept; a half-made one is made anew.
+MAKE_VENV := $(PYTHON) -m pip --version >/dev/null 2>&1 \
+	|| { python=$$($(FIND_PYTHON)) && $$python -m venv --clear .venv; }
+
+.PHONY: run test clean
+
+run: .venv/run.stamp
+	$(PYTHON) walkthrough.py
+
+test: .venv/test.stamp
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pytest -n 2
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# A stamp says that what setup.cfg asks for is there: a second call installs nothing.
+.venv/run.stamp: setup.cfg pyproject.toml
+	@$(MAKE_VENV)
+	$(PYTHON) -m pip install --quiet --editable '.[recipes]'
+	@touch $@
+
+.venv/test.stamp: setup.cfg pyproject.toml
+	@$(MAKE_VENV)
+	$(PYTHON) -m pip install --quiet --editable '.[recipes,test]'
+	@touch .venv/run.stamp $@

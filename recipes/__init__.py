@@ -1,0 +1,1 @@
+"""Recipes: each file is one, and its name is the recipe's."""

@@ -1,0 +1,89 @@
+"""A language model of stacked LSTMs: learns to continue text, by character or by word.
+
+    python -m recipes run lstm_lm
+    python -m recipes run lstm_lm --data=text:novel.txt --tokens=char --steps=64
+    python -m recipes predict saved_models/lstm_lm 'The import statement'
+"""
+
+import dataclasses
+import pathlib
+
+import keras
+
+import tfbp
+from tfbp.data import catalog
+
+CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers.SimpleRNN}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(tfbp.Config):
+    data: str = tfbp.field("reference", "text: reference or text:PATH")
+    weights: str = tfbp.field("", "the directory of an earlier run, to fine-tune on other text")
+    tokens: str = tfbp.field("word", "what a token is", choices=("char", "word"))
+    vocabulary: int = tfbp.field(10_000, "tokens known at most; the others are one", low=2)
+    steps: int = tfbp.field(35, "tokens that a window spans", low=1)
+    targets: str = tfbp.field("all", "predict each next token or the last", choices=("all", "last"))
+    cell: str = tfbp.field("lstm", "recurrent cell", choices=tuple(CELLS))
+    embedding: int = tfbp.field(128, "width of the embedding", low=1)
+    units: int = tfbp.field(256, "units of each recurrent layer", low=1)
+    depth: int = tfbp.field(2, "recurrent layers", low=1)
+    tie_embeddings: bool = tfbp.field(False, "read the logits off the embedding, transposed")
+    dropout: float = tfbp.field(0.0, "rate of dropout after each recurrent layer", low=0, high=0.95)
+    learning_rate: float = tfbp.field(2e-3, "peak rate of Adam", low=1e-8, high=1)
+    schedule: str = tfbp.field("cosine", "of the rate", choices=("constant", "cosine"))
+    clip_norm: float = tfbp.field(1.0, "largest norm of the gradient", low=1e-8)
+    epochs: int = tfbp.field(4, "passes over the text", low=1)
+
+
+def data(config):
+    earlier = config.weights and tfbp.Vocabulary.from_json(
+        pathlib.Path(config.weights, "vocabulary.json").read_text(encoding="utf-8")
+    )
+    return catalog.load_text(
+        config.data,
+        kind=config.tokens,
+        vocabulary_size=config.vocabulary,
+        steps=config.steps,
+        targets=config.targets,
+        vocabulary=earlier or None,
+    )
+
+
+def task(config, splits):
+    return tfbp.LanguageModel(splits.vocabulary)
+
+
+def model(config, splits):
+    tokens = keras.Input([None], dtype="int32", name="tokens")
+    size = splits.vocabulary.size
+    embedding = keras.layers.ReversibleEmbedding(size, config.embedding, name="embedding")
+    x = embedding(tokens)
+    for number in range(1, config.depth + 1):
+        every = number < config.depth or config.targets == "all"
+        layer = CELLS[config.cell](config.units, return_sequences=every, name=f"rnn_{number}")
+        x = layer(x)
+        if config.dropout:
+            x = keras.layers.Dropout(config.dropout, name=f"dropout_{number}")(x)
+    if config.tie_embeddings:
+        x = keras.layers.Dense(config.embedding, name="projection")(x)
+        logits = embedding(x, reverse=True)
+    else:
+        logits = keras.layers.Dense(size, name="logits")(x)
+    network = keras.Model(tokens, logits, name="lstm_lm")
+    if config.weights:
+        network.load_weights(pathlib.Path(config.weights, "model.keras"))
+    return network
+
+
+def phases(config):
+    return [
+        tfbp.Phase(
+            "fit",
+            trainable=".*",
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            schedule=config.schedule,
+            clip_norm=config.clip_norm,
+        )
+    ]

@@ -1,0 +1,68 @@
+"""A fully connected network of Keras layers: what `backprop` does, with the tape and regularisers.
+
+    python -m recipes run mlp
+    python -m recipes run mlp --layers=784,256,128,10 --dropout=0.2 --l2=1e-4
+"""
+
+import dataclasses
+import math
+
+import keras
+
+import tfbp
+from tfbp.data import catalog
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(tfbp.Config):
+    data: str = tfbp.field("digits", "images or vectors with labels")
+    layers: tuple[int, ...] = tfbp.field((784, 128, 10), "inputs, hidden units…, classes", low=1)
+    activation: str = tfbp.field(
+        "relu", "of the hidden layers", choices=("sigmoid", "tanh", "relu")
+    )
+    dropout: float = tfbp.field(0.0, "rate of dropout after each hidden layer", low=0, high=0.95)
+    l2: float = tfbp.field(0.0, "weight of the squared kernels in the loss", low=0)
+    learning_rate: float = tfbp.field(0.1, "learning rate of SGD", low=1e-8, high=100)
+    epochs: int = tfbp.field(60, "passes over the training examples", low=1)
+
+
+def data(config):
+    return catalog.load(config.data, seed=config.seed, size=math.isqrt(config.layers[0]), channels=1)
+
+
+def task(config, splits):
+    return tfbp.Classification(splits.classes)
+
+
+def model(config, splits):
+    shape = splits.train.spec[0].shape
+    if shape.num_elements() != config.layers[0]:
+        raise tfbp.UserError(
+            f"`layers` must begin with the {shape.num_elements()} values of an example. "
+            f"Received: {config.layers}."
+        )
+    inputs = keras.Input(shape)
+    x = keras.layers.Rescaling(1 / 255)(inputs) if len(shape) == 3 else inputs
+    x = keras.layers.Flatten()(x)
+    settings = {"kernel_regularizer": keras.regularizers.L2(config.l2) if config.l2 else None}
+    *hidden, classes = config.layers[1:]
+    for number, units in enumerate(hidden, start=1):
+        x = keras.layers.Dense(
+            units, activation=config.activation, name=f"dense_{number}", **settings
+        )(x)
+        if config.dropout:
+            x = keras.layers.Dropout(config.dropout)(x)
+    logits = keras.layers.Dense(classes, name="logits", **settings)(x)
+    return keras.Model(inputs, logits, name="mlp")
+
+
+def phases(config):
+    return [
+        tfbp.Phase(
+            "fit",
+            trainable=".*",
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            optimizer="sgd",
+        )
+    ]

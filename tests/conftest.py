@@ -1,0 +1,23 @@
+"""What all tests share: a quiet TensorFlow on two cores, and the data beside the repository."""
+
+import os
+import pathlib
+
+import pytest
+
+# Read when TensorFlow is first imported, which is after this.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
+
+SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():
+        pytest.skip(f"there is no {SHARED_DATA}")
+
+
+@pytest.fixture
+def shared_data() -> pathlib.Path:
+    """Returns the folder of the data sets; for tests that are marked `shared_data`."""
+    return SHARED_DATA

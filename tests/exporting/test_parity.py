@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from tfbp.exporting import parity
+
+
+def check(monkeypatch, answered, expected):
+    monkeypatch.setattr(parity, "ask", lambda folder, requests: {"score": {"y": answered}})
+    return parity.check("export", {}, {"score": {"y": expected}})
+
+
+def test_floats_may_differ_by_a_share_of_the_largest_magnitude(monkeypatch):
+    expected = np.float32([0.0, 1.0, -100.0])
+    proof = check(monkeypatch, expected + np.float32([5e-4, 0, 0]), expected)
+    assert proof["signatures"] == {"score": {"y": pytest.approx(5e-6)}}
+    with pytest.raises(parity.ParityError, match=r"`y` of `score`.*1e-05.*differs by 2e-05"):
+        check(monkeypatch, expected + np.float32([2e-3, 0, 0]), expected)
+
+
+def test_zeros_must_be_answered_by_zeros(monkeypatch):
+    zeros = np.zeros((2, 3), np.float32)
+    assert check(monkeypatch, zeros, zeros)["difference"] == 0
+    with pytest.raises(parity.ParityError, match="differs by 1"):
+        check(monkeypatch, zeros + 1, zeros)
+
+
+@pytest.mark.parametrize(
+    ("answered", "expected", "message"),
+    [
+        (np.float32([np.nan]), np.float32([1]), "differs by nan"),
+        (np.float32([1]), np.float32([np.nan]), "differs by nan"),
+        (np.int32([1, 2, 3]), np.int32([1, 2, 4]), "1 of 3 entries.*3.*for.*4"),
+        (np.array([b"cat"], object), np.array([b"dog"], object), "Received: b'cat' for b'dog'"),
+        (np.float32([[1]]), np.float32([1]), r"float32 \[1\]. Received: float32 \[1, 1\]"),
+        (np.float64([1]), np.float32([1]), r"Received: float64"),
+    ],
+    ids=["nan answered", "nan expected", "integers", "strings", "shape", "dtype"],
+)
+def test_answers_that_differ_are_refused(monkeypatch, answered, expected, message):
+    with pytest.raises(parity.ParityError, match=message):
+        check(monkeypatch, answered, expected)
+
+
+def test_a_missing_output_is_refused(monkeypatch):
+    monkeypatch.setattr(parity, "ask", lambda folder, requests: {"score": {}})
+    with pytest.raises(parity.ParityError, match=r"must answer \['y'\]"):
+        parity.check("export", {}, {"score": {"y": np.zeros(1)}})
+
+
+values = st.one_of(
+    arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0)),
+    arrays.arrays(np.int64, arrays.array_shapes(max_dims=2)),
+    st.lists(st.binary(max_size=20), min_size=1).map(lambda strings: np.array(strings, object)),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(value=values)
+def test_what_is_exchanged_arrives_to_the_bit(tmp_path_factory, value):
+    path = str(tmp_path_factory.mktemp("exchange") / "tensors.npz")
+    parity._save(path, {"score": {"text": value}})
+    arrived = parity._load(path)["score"]["text"]
+    assert arrived.dtype == value.dtype
+    assert arrived.tolist() == value.tolist() or arrived.tobytes() == value.tobytes()

@@ -1,0 +1,159 @@
+import contextlib
+import json
+import pathlib
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbp.data import text
+from tfbp.data.examples import Examples
+from tfbp.errors import UserError
+from tfbp.exporting import parity, savedmodel, versions
+from tfbp.tasks.classification import Classification
+from tfbp.tasks.language import LanguageModel
+from tfbp.tasks.regression import Regression
+
+NAMES = ("ant", "bee", "cat")
+
+
+def classifier():
+    x = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 1), dtype=np.uint8)
+    model = keras.Sequential(
+        [keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(len(NAMES))]
+    )
+    return model, Classification(NAMES), Examples.from_arrays(x, np.arange(12) % 3)
+
+
+def export(folder, model, task, examples):
+    return versions.export(model, task, examples, folder, details={"recipe": "tiny"})
+
+
+@contextlib.contextmanager
+def watching(folder):
+    """Yields what another process would see: for each version, the files it ever had."""
+    seen, done = {}, threading.Event()
+
+    def watch():
+        last = False
+        while not last:
+            last = done.wait(0.001)
+            for version in folder.glob("[0-9]*"):
+                files = frozenset(str(path.relative_to(version)) for path in version.rglob("*"))
+                seen.setdefault(version.name, set()).add(files)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_an_export_appears_whole_as_the_next_version(tmp_path):
+    model, task, examples = classifier()
+    (tmp_path / "3").mkdir()
+    with watching(tmp_path) as seen:
+        path, proof = export(tmp_path, model, task, examples)
+    assert path == tmp_path / "4"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["3", "4"]
+    assert len(seen["4"]) == 1
+
+    about = json.loads((path / "assets.extra/tfbp.json").read_text())
+    assert about == {"recipe": "tiny", "parity": proof}
+    assert proof["difference"] <= proof["tolerance"] == 1e-5
+    assert (path / "assets.extra/labels.txt").read_text().split() == list(NAMES)
+
+    loaded = tf.saved_model.load(path)
+    for batch in (1, 3, 32):
+        images = np.random.default_rng(1).uniform(0, 255, (batch, 6, 6, 1)).astype(np.float32)
+        answer = loaded.signatures["serving_default"](image=images)
+        np.testing.assert_allclose(answer["logits"], model(images), rtol=1e-4, atol=1e-2)
+        assert answer["classes"].shape == (batch, 3)
+
+
+def test_a_language_model_is_exported_with_its_vocabulary(tmp_path):
+    content = "to be or not to be, that is the question. " * 4
+    vocabulary = text.Vocabulary.from_text(content, "word", 20)
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(vocabulary.size, 4),
+            keras.layers.GRU(5, return_sequences=True),
+            keras.layers.Dense(vocabulary.size),
+        ]
+    )
+    examples = text.windows(content, vocabulary, steps=6)
+    path, proof = export(tmp_path, model, LanguageModel(vocabulary), examples)
+    assert set(proof["signatures"]) == {"score", "generate"}
+
+    loaded = tf.saved_model.load(path)
+    assert set(loaded.signatures) == {"score", "generate", "serving_default"}
+    tokens = loaded.signatures["serving_default"](text=tf.constant(["to be, or not"]))["tokens"]
+    assert tokens.numpy().tolist() == [4]
+
+
+def test_a_wrong_export_is_not_published(tmp_path, monkeypatch):
+    model, task, examples = classifier()
+    write = savedmodel.write
+
+    def write_other_weights(model, signatures, folder):
+        kernel = model.layers[-1].kernel
+        kernel.assign(kernel * 1.001)
+        write(model, signatures, folder)
+
+    monkeypatch.setattr(savedmodel, "write", write_other_weights)
+    with pytest.raises(parity.ParityError, match=r"`\w+` of `serving_default`.*differs by 0\.\d+"):
+        export(tmp_path, model, task, examples)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_stops_half_way_leaves_nothing(tmp_path, monkeypatch):
+    def stop(model, signatures, folder):
+        pathlib.Path(folder, "saved_model.pb").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(savedmodel, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export(tmp_path, *classifier())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_exports_at_once_take_two_versions(tmp_path, monkeypatch):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    examples = Examples.from_arrays(np.float32([1, 2, 3]), np.float32([1, 2, 3]))
+
+    def another_is_first(*_):
+        (tmp_path / "1").mkdir(exist_ok=True)
+        return {"difference": 0.0}
+
+    monkeypatch.setattr(parity, "check", another_is_first)
+    path, _ = export(tmp_path, model, Regression(), examples)
+    assert path == tmp_path / "2"
+    assert list((tmp_path / "1").iterdir()) == []
+    assert (path / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [([], 1), (["1", "2"], 3), (["9", "10"], 11), (["latest", ".5.77.tmp", "2b"], 1)],
+)
+def test_the_next_version_follows_the_largest_integer(tmp_path, names, expected):
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert versions.next_version(tmp_path) == expected
+
+
+def test_a_folder_that_is_not_there_yet_is_writable_and_stays_away(tmp_path):
+    versions.check_writable(tmp_path / "saved_models" / "mlp")
+    assert versions.next_version(tmp_path / "saved_models" / "mlp") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "saved_models").write_text("")
+    with pytest.raises(UserError, match="`export_dir` must be a folder that can be written"):
+        versions.check_writable(tmp_path / "saved_models" / "mlp")

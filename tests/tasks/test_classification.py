@@ -1,0 +1,135 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_fscore_support
+
+from tfbp.data.examples import Examples
+from tfbp.errors import UserError
+from tfbp.tasks.classification import Classification
+
+NAMES = ("ant", "bee", "cat")
+
+
+def vectors(size=6, labels=None):
+    x = np.random.default_rng(0).normal(size=(size, 4)).astype(np.float32)
+    return Examples.from_arrays(x, np.arange(size) % 3 if labels is None else np.array(labels))
+
+
+def dense(units=3, activation=None, features=4):
+    layer = keras.layers.Dense(units, activation)
+    return keras.Sequential([keras.Input((features,)), layer])
+
+
+def measured(label, predicted):
+    return {
+        "loss": np.zeros(len(label), np.float32),
+        "label": np.array(label),
+        "predicted": np.array(predicted),
+    }
+
+
+def test_the_report_of_a_case_counted_by_hand():
+    # ant: 2 of 3 found, 1 of 3 guesses wrong; bee: 1 of 2 found; cat: never there, guessed once.
+    results = Classification(NAMES).evaluate(
+        measured([0, 0, 0, 1, 1], [0, 0, 1, 0, 2]) | {"loss": np.float32([1, 2, 3, 4, 5])}, None
+    )
+    assert results["loss"] == 3
+    assert results["accuracy"] == 2 / 5
+    report = results["report"]
+    assert report["per_class"]["ant"] == pytest.approx(
+        {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3}
+    )
+    assert report["per_class"]["bee"] == {"precision": 0, "recall": 0, "f1": 0, "support": 2}
+    assert report["per_class"]["cat"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+    assert report["macro"] == pytest.approx({"precision": 2 / 9, "recall": 2 / 9, "f1": 2 / 9})
+    assert report["weighted"] == pytest.approx({"precision": 0.4, "recall": 0.4, "f1": 0.4})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
+def test_the_report_is_that_of_scikit_learn(pairs):
+    label, predicted = zip(*pairs, strict=True)
+    report = Classification(NAMES).evaluate(measured(label, predicted), None)["report"]
+
+    def expected(average):
+        return precision_recall_fscore_support(
+            label, predicted, labels=range(3), average=average, zero_division=0
+        )
+
+    for average in ("macro", "weighted"):
+        np.testing.assert_allclose(list(report[average].values()), expected(average)[:3])
+    per_class = [list(scores.values()) for scores in report["per_class"].values()]
+    np.testing.assert_allclose(per_class, np.transpose(expected(None)))
+
+
+def test_the_measured_loss_is_the_trained_one():
+    task, (x, y) = Classification(NAMES), vectors().read(tf.range(6))
+    logits = dense()(x)
+    measured = task.measure(x, y, logits)
+    np.testing.assert_allclose(np.mean(measured["loss"]), task.loss()(y, logits), rtol=1e-6)
+    np.testing.assert_array_equal(measured["predicted"], np.argmax(logits, axis=1))
+
+
+def test_the_answer_names_the_likeliest_class():
+    task, examples, model = Classification(NAMES), vectors(), dense()
+    signature = task.signatures(model, examples)["serving_default"]
+    request = task.samples(examples, 4)["serving_default"]
+    assert {name: value.shape for name, value in request.items()} == {"features": (4, 4)}
+    answer = {name: value.numpy() for name, value in signature.function(**request).items()}
+
+    logits = request["features"] @ model.get_weights()[0]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(answer["logits"], logits, rtol=1e-5)
+    np.testing.assert_allclose(answer["probabilities"], probabilities, rtol=1e-5)
+    np.testing.assert_allclose(answer["probability"], probabilities.max(1), rtol=1e-5)
+    assert answer["class"].tolist() == [NAMES[best].encode() for best in logits.argmax(1)]
+    assert answer["classes"].tolist() == [[name.encode() for name in NAMES]] * 4
+
+
+def test_images_are_asked_for_by_that_name():
+    images = Examples.from_arrays(np.zeros((3, 8, 8, 1), np.uint8), np.arange(3))
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    signature = Classification(NAMES).signatures(model, images)["serving_default"]
+    assert signature.inputs == {"image": tf.TensorSpec([None, 8, 8, 1], tf.float32)}
+
+
+def test_labels_txt_lists_the_classes():
+    assert Classification(NAMES).assets() == {"labels.txt": "ant\nbee\ncat\n"}
+
+
+def broken():
+    model = dense()
+    model.set_weights([np.full((4, 3), np.nan), np.zeros(3)])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "examples", "message"),
+    [
+        (dense(10), vectors(), r"one logit for each of the 3 classes.*\[10\]"),
+        (dense(3, "softmax"), vectors(), "Leave the softmax"),
+        (dense(3, features=5), vectors(), r"take the examples, which are float32 \[4\]"),
+        (broken(), vectors(), "finite"),
+        (dense(), vectors(labels=[0, 1, 7, 2, 9, 0]), "from 0 to 2.*7 at row 2, and 1 more"),
+        (dense(), vectors(labels=[0.5] * 6), "carry one label"),
+    ],
+    ids=["width", "softmax", "input", "nan", "labels", "targets"],
+)
+def test_what_does_not_fit_is_refused(model, examples, message):
+    with pytest.raises(UserError, match=message):
+        Classification(NAMES).check(model, examples)
+
+
+def test_what_fits_is_accepted():
+    Classification(NAMES).check(dense(), vectors())
+
+
+@pytest.mark.parametrize("classes", [None, (), ("one",), ("a", "b", "a")])
+def test_names_must_be_several_and_different(classes):
+    with pytest.raises(UserError, match="two different names"):
+        Classification(classes)

@@ -1,0 +1,196 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbp.data import text
+from tfbp.errors import UserError
+from tfbp.tasks.language import LanguageModel
+
+TEXT = "the cat sat on the mat; the dog sat on the cat. " * 4
+VOCABULARY = text.Vocabulary.from_text(TEXT, "char", 50)
+STEPS = 12
+LAYERS = {
+    "lstm": keras.layers.LSTM,
+    "gru": keras.layers.GRU,
+    "rnn": keras.layers.SimpleRNN,
+}
+
+
+def windows(targets="all"):
+    return text.windows(TEXT, VOCABULARY, steps=STEPS, targets=targets)
+
+
+def network(cell="lstm", targets="all", wrap=lambda layer: layer):
+    """Two recurrent layers whose weights are large, so that every token has a clear successor."""
+    keras.utils.set_random_seed(1)
+    tokens = keras.Input((None,), dtype="int32")
+    values = keras.layers.Embedding(VOCABULARY.size, 6, embeddings_initializer="normal")(tokens)
+    values = wrap(LAYERS[cell](8, return_sequences=True, dropout=0.2))(values)
+    values = keras.layers.Dropout(0.5)(values)
+    values = LAYERS[cell](7, return_sequences=targets == "all")(values)
+    values = keras.layers.Dense(VOCABULARY.size)(values)
+    model = keras.Model(tokens, values)
+    model.set_weights([weight * 3 for weight in model.get_weights()])
+    return model
+
+
+def function(name, model, targets="all"):
+    """Returns a signature as an export runs it: traced for any batch."""
+    signature = LanguageModel(VOCABULARY).signatures(model, windows(targets))[name]
+    traced = tf.function(signature.function).get_concrete_function(**signature.inputs)
+
+    def call(**inputs):
+        answer = traced(
+            **{key: tf.constant(inputs[key], spec.dtype) for key, spec in signature.inputs.items()}
+        )
+        return {key: value.numpy() for key, value in answer.items()}
+
+    return call
+
+
+def write(generate, prompts, length=10, temperature=1.0, top_k=0, seed=0):
+    answer = generate(
+        prompt=prompts, length=length, temperature=temperature, top_k=top_k, seed=seed
+    )
+    return [written.decode() for written in answer["text"]]
+
+
+@pytest.fixture(scope="module")
+def lstm():
+    return network()
+
+
+@pytest.fixture(scope="module")
+def generate(lstm):
+    return function("generate", lstm)
+
+
+def test_a_uniform_guess_has_the_perplexity_of_the_vocabulary():
+    task, examples = LanguageModel(VOCABULARY), windows()
+    x, y = examples.read(tf.range(examples.size))
+    measured = task.measure(x, y, tf.zeros([*y.shape, VOCABULARY.size]))
+    results = task.evaluate({name: value.numpy() for name, value in measured.items()}, examples)
+    assert list(results) == ["loss", "perplexity", "bits_per_character"]
+    assert results["perplexity"] == pytest.approx(VOCABULARY.size, rel=1e-5)
+    assert results["bits_per_character"] == pytest.approx(np.log2(VOCABULARY.size), rel=1e-5)
+
+
+def test_bits_are_counted_by_the_character():
+    words = text.windows(TEXT, text.Vocabulary.from_text(TEXT, "word", 50), steps=4)
+    results = LanguageModel(VOCABULARY).evaluate({"loss": np.float32([2.0])}, words)
+    # Twelve words and two marks in a repetition of 48 characters; a nat is 1 / ln 2 bits.
+    assert results["bits_per_character"] == pytest.approx(2 / np.log(2) * 14 / 48)
+
+
+@pytest.mark.parametrize("targets", ["all", "last"])
+def test_the_measured_loss_is_the_trained_one(targets):
+    task, (x, y) = LanguageModel(VOCABULARY), windows(targets).read(tf.range(3))
+    logits = network("rnn", targets)(x)
+    measured = task.measure(x, y, logits)["loss"]
+    assert measured.shape == [3]
+    np.testing.assert_allclose(np.mean(measured), task.loss()(y, logits), rtol=1e-5)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm_by_hand(x, kernel, recurrent, bias):
+    """The LSTM of Hochreiter and Schmidhuber with forget gates, in float64: [steps, units]."""
+    h = c = np.zeros(recurrent.shape[0])
+    outputs = []
+    for step in x:
+        i, f, g, o = np.split(step @ kernel + h @ recurrent + bias, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+    return np.array(outputs)
+
+
+def test_a_score_is_the_likelihood_computed_by_hand(lstm):
+    sentence = TEXT[:20]
+    weights = [weight.numpy().astype(np.float64) for weight in lstm.trainable_variables]
+    tokens = [VOCABULARY.tokens.index(character) for character in sentence]
+    values = lstm_by_hand(weights[0][tokens], *weights[1:4])
+    logits = lstm_by_hand(values, *weights[4:7]) @ weights[7] + weights[8]
+    logarithms = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    likelihood = sum(logarithms[step, token] for step, token in enumerate(tokens[1:]))
+
+    # Beside shorter texts, which the batch pads.
+    answer = function("score", lstm)(text=[sentence[:5], sentence, "t", ""])
+    assert answer["tokens"].tolist() == [4, 19, 0, 0]
+    np.testing.assert_allclose(answer["log_likelihood"][1], likelihood, rtol=1e-5)
+    np.testing.assert_allclose(answer["perplexity"][1], np.exp(-likelihood / 19), rtol=1e-5)
+    assert answer["perplexity"][2:].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("targets", ["all", "last"])
+@pytest.mark.parametrize("cell", list(LAYERS))
+def test_greedy_text_is_that_of_calling_the_model_again_for_each_token(cell, targets):
+    model = network(cell, targets)
+    call = tf.function(model, input_signature=[tf.TensorSpec([1, None], tf.int32)])
+    prompts = ["the cat", "do", "n the mat; "]
+    expected = []
+    for prompt in prompts:
+        for _ in range(10):
+            tokens = np.int32([[VOCABULARY.tokens.index(character) for character in prompt]])
+            logits = call(tokens).numpy().reshape(-1, VOCABULARY.size)[-1]
+            prompt += VOCABULARY.tokens[1 + logits[1:].argmax()]
+        expected.append(prompt)
+    assert write(function("generate", model, targets), prompts, temperature=0.0) == expected
+
+
+def test_a_row_does_not_depend_on_its_neighbours(generate):
+    together = write(generate, ["the cat", "a", "the dog sat"])
+    assert together == [write(generate, [prompt])[0] for prompt in ("the cat", "a", "the dog sat")]
+
+
+def test_a_seed_gives_a_text_and_another_seed_another(generate):
+    assert write(generate, ["the"], length=30) == write(generate, ["the"], length=30)
+    assert write(generate, ["the"], length=30) != write(generate, ["the"], length=30, seed=1)
+
+
+def test_the_unknown_token_is_never_written(lstm, generate):
+    kernel, bias = lstm.layers[-1].get_weights()
+    lstm.layers[-1].set_weights([kernel, bias + 100 * (np.arange(VOCABULARY.size) == 0)])
+    written = write(generate, ["the"], length=30)[0]
+    lstm.layers[-1].set_weights([kernel, bias])
+    assert "[UNK]" not in written
+
+
+def test_prompts_may_be_empty_and_so_may_what_follows(generate):
+    assert write(generate, ["the cat"], length=0) == ["the cat"]
+    assert [len(written) for written in write(generate, ["", "a"], length=5)] == [5, 6]
+    assert len(write(generate, [""], length=5)[0]) == 5
+
+
+def test_requests_are_held_out_windows():
+    requests = LanguageModel(VOCABULARY).samples(windows(), 3)
+    assert requests["score"]["text"][0].decode() == TEXT[:STEPS]
+    assert requests["generate"]["prompt"][0].decode() == TEXT[: STEPS // 2]
+    assert set(requests["generate"]) == {"prompt", "length", "temperature", "top_k", "seed"}
+
+
+def softmax_model():
+    model = network("rnn")
+    return keras.Model(model.input, keras.layers.Softmax()(model.output))
+
+
+@pytest.mark.parametrize(
+    ("model", "targets", "message"),
+    [
+        (lambda: network("rnn"), "last", r"logits of shape \[\d+\] for each window"),
+        (lambda: network("rnn", wrap=keras.layers.Bidirectional), "all", "read forwards"),
+        (softmax_model, "all", "Leave the softmax"),
+    ],
+    ids=["targets", "a layer that reads backwards", "softmax"],
+)
+def test_what_does_not_fit_is_refused(model, targets, message):
+    with pytest.raises(UserError, match=message):
+        LanguageModel(VOCABULARY).check(model(), windows(targets))
+
+
+@pytest.mark.parametrize("targets", ["all", "last"])
+def test_what_fits_is_accepted(targets):
+    LanguageModel(VOCABULARY).check(network("gru", targets), windows(targets))

@@ -1,0 +1,114 @@
+"""The command line: `main` finds the command, and the module of its name does the work.
+
+A command is a module of this package that is named in `COMMANDS`. Its `main(recipes_folder,
+arguments)` takes the rest of the line; its docstring is its help.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+from absl import logging as absl_logging
+
+import tfbp
+from tfbp.commands.flags import Help
+from tfbp.errors import UserError, mistake
+from tfbp.reporting.table import table
+
+COMMANDS = {
+    "list": ("", "the recipes, a line each"),
+    "plan": ("RECIPE [--flag=value …]", "what a run would train, phase by phase; trains nothing"),
+    "run": ("RECIPE [--flag=value …]", "train, evaluate and export; goes on with a stopped run"),
+    "evaluate": ("RUN [--split=test]", "the metrics of an ended run"),
+    "export": ("RUN [--export_dir=…]", "the model of an ended run, as the next version"),
+    "predict": ("SAVED_MODEL INPUT…", "what an export answers to images, prompts or numbers"),
+}
+
+
+def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
+    """Runs one command and returns the exit code: 0 when it worked, 2 for a user's mistake.
+
+    Args:
+        recipes_folder: where recipes are found by their names.
+        argv: the command line, without the program.
+    """
+    command, *arguments = argv or ["list"]
+    try:
+        tfbp.check_environment()
+        if command in ("--help", "-h", "help"):
+            raise Help(_usage())
+        if command not in COMMANDS:
+            raise mistake("command", "must be one of the commands", command, COMMANDS)
+        with _log():
+            with quiet_start():
+                module = importlib.import_module(f"tfbp.commands.{command}")
+            module.main(pathlib.Path(recipes_folder), arguments)
+    except Help as help_:
+        print(help_)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _usage() -> str:
+    lines = [(f"  {name} {operands}", summary) for name, (operands, summary) in COMMANDS.items()]
+    return (
+        "Usage: python -m recipes COMMAND …\n\n"
+        f"{table(lines)}\n\n"
+        "RECIPE is a name in the list, or the path of a Python file. RUN is a run's directory.\n"
+        "COMMAND --help and run RECIPE --help say more."
+    )
+
+
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Keeps the notes that TensorFlow writes while it is imported off the screen.
+
+    Its C++ side writes some of them to the file descriptor of standard error before it looks at
+    TF_CPP_MIN_LOG_LEVEL (tensorflow/tensorflow#100442). Who sets that variable sees them all.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextlib.contextmanager
+def _log() -> Iterator[None]:
+    """Shows what tfbp logs, and the warnings of others, as plain lines on standard error."""
+    handler, verbosity = _Lines(), absl_logging.get_verbosity()
+    logging.root.addHandler(handler)
+    absl_logging.set_verbosity(absl_logging.INFO)
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(verbosity)
+        logging.root.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    def filter(self, record):
+        ours = record.pathname.startswith(os.path.dirname(tfbp.__file__))
+        # TensorFlow's own logger has a handler already.
+        return record.name == "absl" and (ours or record.levelno >= logging.WARNING)
+
+    def emit(self, record):
+        mark = "Warning: " if record.levelno >= logging.WARNING else ""
+        print(f"{mark}{record.getMessage()}", file=sys.stderr)

@@ -1,0 +1,33 @@
+"""Prints the metrics of an ended run: `evaluate RUN [--split=test] [--json]`."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+from tfbp import driver, recipe
+from tfbp.commands import flags, metrics
+from tfbp.errors import mistake
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(flags.Settings):
+    split: str = recipe.field("test", "which examples", choices=("train", "validation", "test"))
+    json: bool = recipe.field(False, "print one JSON object")
+
+
+def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
+    settings, rest = flags.parse(Settings, arguments, about=__doc__)
+    if len(rest) != 1:
+        raise mistake("RUN", "must be one run's directory", " ".join(rest))
+    run = driver.open_run(rest[0], recipes_folder)
+    examples = getattr(run.splits, settings.split)
+    if examples is None:
+        raise mistake("split", "must be one that the run's data has", settings.split)
+    values = run.evaluate(examples)
+    if settings.json:
+        print(json.dumps(values, ensure_ascii=False))
+        return
+    print(metrics.of_splits({f"{settings.split} ({examples.size})": values}))
+    if "report" in values:
+        print(f"\n{metrics.of_classes(values['report'])}")

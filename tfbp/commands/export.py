@@ -1,0 +1,22 @@
+"""Publishes the model of an ended run as the next version: `export RUN [--export_dir=…]`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from tfbp import driver, recipe
+from tfbp.commands import flags
+from tfbp.errors import mistake
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(flags.Settings):
+    export_dir: str = recipe.field("saved_models", "folder that receives <recipe>/<version>")
+
+
+def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
+    settings, rest = flags.parse(Settings, arguments, about=__doc__)
+    if len(rest) != 1:
+        raise mistake("RUN", "must be one run's directory", " ".join(rest))
+    run = driver.open_run(rest[0], recipes_folder)
+    print(run.export(str(pathlib.Path(settings.export_dir) / run.result["recipe"])))

@@ -1,0 +1,21 @@
+"""Trains, evaluates and exports: `run RECIPE [--flag=value …]`.
+
+A run that was stopped goes on when the same command is given again; one that has ended is read.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from tfbp import driver
+from tfbp.commands import flags, metrics
+from tfbp.reporting.table import table
+
+
+def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
+    module, config = flags.recipe_and_config(recipes_folder, arguments, about=__doc__)
+    run = driver.run(module, config)
+    places = [
+        ("run", f"{run.directory} ({run.result['seconds']:.1f} s)"),
+        ("export", run.result["export"]["path"]),
+    ]
+    print(f"\n{metrics.of_splits(run.result['metrics'])}\n\n{table(places)}")

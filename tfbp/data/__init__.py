@@ -1,0 +1,1 @@
+"""Examples with an index, and where they come from."""

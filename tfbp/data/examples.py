@@ -1,0 +1,335 @@
+"""Examples with an index, their order, and their splits.
+
+Everything that training promises rests on this: since each example has an index, the order of an
+epoch is a pure function of (seed, epoch, position), and a run can go on from any step of it.
+
+    splits = Splits.from_arrays(x, y, classes=("cat", "dog"))
+    indices = order(positions, splits.train.size, seed=0, epoch=3)
+    images, labels = splits.train.read(indices)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from tfbp import fingerprint
+from tfbp.data import arrays, splitting
+from tfbp.errors import mistake
+
+if TYPE_CHECKING:
+    from tfbp.data.text import Vocabulary
+
+Batch = tuple[tf.Tensor, tf.Tensor]
+Transform = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+class Examples:
+    """A finite set of examples, each with an index from 0 to `size - 1`.
+
+    An example is a pair (x, y). x is an image (float32 [height, width, channels], 0 to 255), a
+    vector (float32 [features]) or tokens (int32 [steps]). y is a label (int64 []), values
+    (float32 [k]) or, for text, the tokens that follow (int32 [steps], or [] for the last alone).
+
+    Attributes:
+        size: number of examples.
+        spec: the `tf.TensorSpec`s of x and y of one example.
+        hashes: [size], dtype "S64": hex SHA-256 of each example's content. Equal hashes, equal x.
+        targets: all y, [size, …].
+        characters_per_token: for text, how many characters of it one token stands for; else None.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[tf.Tensor], Batch],
+        *,
+        spec: tuple[tf.TensorSpec, tf.TensorSpec],
+        hashes: np.ndarray,
+        targets: np.ndarray,
+        name: Callable[[int], str] = "row {}".format,
+        transform: Transform | None = None,
+        characters_per_token: float | None = None,
+    ):
+        """Describes examples that `read` can fetch.
+
+        Args:
+            read: graph function from indices (int64 [n]) to (x [n, …], y [n, …]).
+            spec, hashes, targets, characters_per_token: see the attributes.
+            name: what an error calls the example of an index.
+            transform: see `augmented`.
+        """
+        self.size = len(hashes)
+        self.spec = spec
+        self.hashes = hashes
+        self.targets = targets
+        self.characters_per_token = characters_per_token
+        self._read = read
+        self._name = name
+        self._transform = transform
+
+    @classmethod
+    def from_arrays(
+        cls, x: np.ndarray, y: np.ndarray, *, name: Callable[[int], str] = "row {}".format
+    ) -> "Examples":
+        """Returns the rows of two arrays as examples, held in memory (uint8 stays uint8 there).
+
+        Args:
+            x: numbers [size, …]; [size] becomes [size, 1].
+            y: whole numbers [size] are labels; floats [size, k] or [size] are values.
+            name: what an error calls the example of an index.
+
+        Raises:
+            tfbp.UserError: the lengths differ, or either is not as it must be.
+        """
+        x, y = arrays.inputs(x), arrays.targets(y)
+        if len(x) != len(y):
+            raise mistake("y", f"must have one row for each of the {len(x)} rows of `x`", len(y))
+        with tf.device("CPU:0"):  # a batch travels to the device, not the whole set
+            all_x, all_y = tf.constant(x), tf.constant(y)
+
+        def read(indices: tf.Tensor) -> Batch:
+            return tf.cast(tf.gather(all_x, indices), tf.float32), tf.gather(all_y, indices)
+
+        spec = (tf.TensorSpec(x.shape[1:], tf.float32), tf.TensorSpec(y.shape[1:], y.dtype))
+        return cls(read, spec=spec, hashes=content_hashes(x), targets=y, name=name)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int64 [size]: the class of each example; None unless y is a class index."""
+        is_label = self.targets.dtype == np.int64 and self.targets.ndim == 1
+        return self.targets if is_label else None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over shapes, contents and targets, in order."""
+        shapes = repr([(item.shape.as_list(), item.dtype.name) for item in self.spec])
+        parts = shapes, fingerprint.of_array(self.hashes), fingerprint.of_array(self.targets)
+        return fingerprint.of_bytes(*(part.encode() for part in parts))
+
+    def read(self, indices: tf.Tensor) -> Batch:
+        """Returns (x [n, …], y [n, …]) of examples, given integers [n]. A graph function."""
+        return self._read(tf.cast(indices, tf.int64))
+
+    def read_augmented(
+        self, indices: tf.Tensor, seed: int | tf.Tensor, epoch: int | tf.Tensor
+    ) -> Batch:
+        """Like `read`, with each x augmented. A graph function.
+
+        What happens to an example depends on (seed, epoch, its index) alone: not on its place in
+        the batch, the number of workers or what was read before.
+        """
+        indices = tf.cast(indices, tf.int64)
+        x, y = self.read(indices)
+        if self._transform is None:
+            return x, y
+        root = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
+
+        def augment(one: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            example, index = one
+            return self._transform(example, tf.random.experimental.stateless_fold_in(root, index))
+
+        return tf.map_fn(augment, (x, indices), fn_output_signature=self.spec[0]), y
+
+    def name(self, index: int) -> str:
+        """Returns what an error calls an example: "cat/0001.jpg", "row 17"."""
+        return self._name(int(index))
+
+    def take(self, indices: np.ndarray) -> "Examples":
+        """Returns the examples at `indices` (integers [n]), in that order."""
+        indices = np.asarray(indices, np.int64)
+        with tf.device("CPU:0"):
+            rows = tf.constant(indices)
+        return self._with(
+            read=lambda chosen: self._read(tf.gather(rows, chosen)),
+            hashes=self.hashes[indices],
+            targets=self.targets[indices],
+            name=lambda index: self._name(int(indices[index])),
+        )
+
+    def augmented(self, transform: Transform | None) -> "Examples":
+        """Returns these examples with another augmentation, or with none.
+
+        Args:
+            transform: graph function from x of one example and a seed (int64 [2]) to x, of the same
+                shape. It must be stateless: equal seeds, equal answers.
+        """
+        return self._with(transform=transform)
+
+    def mapped(self, function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec) -> "Examples":
+        """Returns these examples with x [n, …] passed through a graph function.
+
+        Args:
+            function: from a batch of x to a batch of x. The hashes stay those of the old x.
+            spec: of the new x of one example.
+        """
+
+        def read(indices: tf.Tensor) -> Batch:
+            x, y = self._read(indices)
+            return function(x), y
+
+        return self._with(read=read, spec=(spec, self.spec[1]))
+
+    def _with(self, **changes: object) -> "Examples":
+        current = {
+            "read": self._read,
+            "spec": self.spec,
+            "hashes": self.hashes,
+            "targets": self.targets,
+            "name": self._name,
+            "transform": self._transform,
+            "characters_per_token": self.characters_per_token,
+        }
+        return Examples(**{**current, **changes})
+
+
+def content_hashes(rows: np.ndarray) -> np.ndarray:
+    """Returns the hex SHA-256 of each row of an array, [size], dtype "S64"."""
+    return np.array([fingerprint.of_array(row) for row in rows], "S64")
+
+
+def order(
+    positions: tf.Tensor, size: int, seed: int | tf.Tensor, epoch: int | tf.Tensor
+) -> tf.Tensor:
+    """Returns the indices of the examples at some positions of an epoch. A graph function.
+
+    Over positions 0 to `size - 1` it is a permutation, another one for each (seed, epoch); nothing
+    is stored or drawn, so an epoch can be entered anywhere and shared among workers.
+
+    Args:
+        positions: integers [n] from 0 to `size - 1`.
+        size: number of examples.
+        seed, epoch: what the order depends on.
+
+    Returns:
+        int64 [n].
+    """
+    return tf.random.experimental.index_shuffle(
+        tf.cast(positions, tf.int64),
+        seed=tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)]),
+        max_index=tf.cast(size - 1, tf.int64),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Examples to train on, to choose by, and to judge by.
+
+    Attributes:
+        train, validation, test: the examples; the last two may be None.
+        classes: class names in the order of their labels; None for regression and text.
+        vocabulary: for text, what its tokens stand for.
+        description: where the examples come from: the `--data` spec, or "arrays".
+    """
+
+    train: Examples
+    validation: Examples | None = None
+    test: Examples | None = None
+    classes: tuple[str, ...] | None = None
+    vocabulary: "Vocabulary | None" = None
+    description: str = "arrays"
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        classes: Sequence[str] | None = None,
+        validation: float = 0.1,
+        test: float = 0.1,
+        seed: int = 0,
+    ) -> "Splits":
+        """Returns the splits of two arrays, cut by content (see `splitting.cut`).
+
+        Args:
+            x: images [size, height, width, channels] from 0 to 255 (uint8 stays uint8 in memory),
+                vectors [size, features], or numbers [size].
+            y: labels [size], as whole numbers or names; or values to predict, floats [size, k] or
+                [size].
+            classes: class names in the order of their labels. Default: the names that occur,
+                sorted, or "0", "1", … for whole numbers.
+            validation, test: fractions held out, in [0, 1).
+            seed: which examples are held out.
+
+        Raises:
+            tfbp.UserError: lengths differ, there are no examples, NaN or infinity, one class only,
+                fewer examples than classes, a label outside `classes`, a class without examples, a
+                fraction out of range.
+        """
+        y, classes = arrays.by_name(y, classes)
+        examples = Examples.from_arrays(x, y)
+        return cls.cut(examples, classes=classes, validation=validation, test=test, seed=seed)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: tf.data.Dataset,
+        *,
+        classes: Sequence[str] | None = None,
+        validation: float = 0.1,
+        test: float = 0.1,
+        seed: int = 0,
+    ) -> "Splits":
+        """Returns the splits of a finite dataset of pairs (x, y), read once into memory.
+
+        The pairs may be single examples or batches. Everything else is as in `from_arrays`.
+
+        Raises:
+            tfbp.UserError: the dataset is infinite, empty or not of pairs, its examples differ in
+                shape, or what `from_arrays` raises.
+        """
+        x, y = arrays.read_dataset(dataset)
+        return cls.from_arrays(x, y, classes=classes, validation=validation, test=test, seed=seed)
+
+    @classmethod
+    def cut(
+        cls,
+        examples: Examples,
+        *,
+        classes: Sequence[str] | None = None,
+        validation: float | Examples = 0.1,
+        test: float | Examples = 0.1,
+        seed: int = 0,
+    ) -> "Splits":
+        """Returns splits whose held-out parts are cut from `examples`, or are given.
+
+        Args:
+            examples: what is cut; the rest is trained on.
+            classes: class names in the order of their labels. Default: "0", "1", … for labels.
+            validation, test: a fraction in [0, 1) to cut, or the examples of that split.
+            seed: which examples are held out.
+
+        Raises:
+            tfbp.UserError: a fraction is out of range, or labels and classes do not fit.
+        """
+        if examples.labels is not None:
+            if classes is None:
+                classes = tuple(map(str, range(int(examples.labels.max()) + 1)))
+            arrays.check_classes(examples.labels, classes)
+        given = {"validation": validation, "test": test}
+        fractions = {
+            name: 0.0 if isinstance(part, Examples) else part for name, part in given.items()
+        }
+        splitting.check_fractions(**fractions)
+        train, *cuts = splitting.cut(examples.hashes, examples.labels, **fractions, seed=seed)
+        parts = {
+            name: part if isinstance(part, Examples) else examples.take(rows) if len(rows) else None
+            for (name, part), rows in zip(given.items(), cuts, strict=True)
+        }
+        return cls(examples.take(train), **parts, classes=classes and tuple(classes))
+
+    def keep_per_class(self, count: int, *, seed: int = 0) -> "Splits":
+        """Returns splits with at most `count` training examples of each class.
+
+        Raises:
+            tfbp.UserError: `count` is under 1, or the examples have no labels.
+        """
+        if count < 1:
+            raise mistake("per_class", "must be at least 1", count)
+        if self.train.labels is None:
+            raise mistake("per_class", "needs examples with class labels", count)
+        kept = splitting.first_of_each_class(self.train.hashes, self.train.labels, count, seed)
+        return dataclasses.replace(self, train=self.train.take(kept))

@@ -1,0 +1,30 @@
+"""One way to say a mistake: the argument, the rule, what was received, and the close match."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend. The command line prints its message alone and exits with 2."""
+
+
+def mistake(argument: str, rule: str, received: object, known: Iterable[str] = ()) -> UserError:
+    """Returns the error for an argument that breaks a rule.
+
+    Args:
+        argument: name of the argument, printed in backticks.
+        rule: what the argument must be, as the end of a sentence: "must be at least 1".
+        received: what was given instead.
+        known: the names that would have been right; the closest one is suggested, and a short
+            list is printed whole.
+    """
+    known = sorted(known)
+    message = f"`{argument}` {rule.rstrip('.')}. Received: {received!r}."
+    close = difflib.get_close_matches(str(received), known, n=1, cutoff=0.5)
+    if close:
+        message += f" Did you mean {close[0]!r}?"
+    if known:
+        shown = "\n".join(f" - {name}" for name in known[:40])
+        more = f"\n   … and {len(known) - 40} more" if len(known) > 40 else ""
+        message += f"\nKnown:\n{shown}{more}"
+    return UserError(message)

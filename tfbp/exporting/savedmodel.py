@@ -1,0 +1,45 @@
+"""A model and its task, written as a SavedModel."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import keras
+import tensorflow as tf
+
+from tfbp.tasks.task import Signature
+
+
+def write(
+    model: keras.Model, signatures: Mapping[str, Signature], folder: str | os.PathLike
+) -> None:
+    """Writes a SavedModel: variables, lookup tables of the model's layers, and the signatures.
+
+    Args:
+        model: what the signatures call.
+        signatures: name → function; the first one is `serving_default` too.
+        folder: receives the SavedModel. Written file by file, so name one that no server looks at.
+    """
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    with portable(model):
+        for name, signature in signatures.items():
+            function = tf.function(signature.function)
+            function.get_concrete_function(**signature.inputs)
+            archive.add_endpoint(name, function)
+        archive.write_out(os.fspath(folder), verbose=False)
+
+
+@contextlib.contextmanager
+def portable(model: keras.Model) -> Iterator[None]:
+    """Within it, recurrent layers are traced for any device, not for a GPU's cuDNN kernels."""
+    # Keras has no public walk that enters wrappers such as Bidirectional.
+    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "use_cudnn")]
+    before = [layer.use_cudnn for layer in layers]
+    for layer in layers:
+        layer.use_cudnn = False
+    try:
+        yield
+    finally:
+        for layer, use_cudnn in zip(layers, before, strict=True):
+            layer.use_cudnn = use_cudnn

@@ -1,0 +1,27 @@
+"""SHA-256 of bytes, arrays and settings: the one notion of "the same"."""
+
+import hashlib
+import json
+
+import numpy as np
+
+
+def of_bytes(*parts: bytes) -> str:
+    """Returns the hex SHA-256 of `parts`, each preceded by its length so that no two lists collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def of_array(array: np.ndarray) -> str:
+    """Returns the hex SHA-256 of an array's dtype, shape and contents."""
+    array = np.asarray(array)
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return of_bytes(head, np.ascontiguousarray(array).tobytes())
+
+
+def of_json(value: object) -> str:
+    """Returns the hex SHA-256 of a JSON value, independent of the order of its keys."""
+    return of_bytes(json.dumps(value, sort_keys=True, default=str).encode())

@@ -1,0 +1,101 @@
+"""A new head on a backbone, with the backbone's own preprocessing inside the model."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import keras
+
+from tfbp.errors import mistake
+
+# By the names that keras.applications gives its models. None: the model preprocesses inside.
+_PREPROCESSING = (
+    (r"vgg16", keras.applications.vgg16.preprocess_input),
+    (r"vgg19", keras.applications.vgg19.preprocess_input),
+    (r"resnet\d+v2", keras.applications.resnet_v2.preprocess_input),
+    (r"resnet\d+", keras.applications.resnet.preprocess_input),
+    (r"densenet\d+", keras.applications.densenet.preprocess_input),
+    (r"inception_v3", keras.applications.inception_v3.preprocess_input),
+    (r"inception_resnet_v2", keras.applications.inception_resnet_v2.preprocess_input),
+    (r"xception", keras.applications.xception.preprocess_input),
+    (r"mobilenet_\d.*", keras.applications.mobilenet.preprocess_input),
+    (r"mobilenetv2_.*", keras.applications.mobilenet_v2.preprocess_input),
+    (r"nasnet.*", keras.applications.nasnet.preprocess_input),
+    (r"efficientnet.*|convnext.*|mobilenetv3.*", None),
+)
+
+Preprocessing = Callable[[keras.KerasTensor], keras.KerasTensor] | None
+
+
+def swap_head(
+    backbone: keras.Model,
+    classes: int | Sequence[str],
+    *,
+    hidden: Sequence[int] = (),
+    dropout: float = 0.0,
+    preprocess: str | Preprocessing = "auto",
+) -> keras.Model:
+    """Returns images → preprocessing → backbone → average pooling → hidden layers → logits.
+
+    Layers of the head are named `head_1`, …, `head`, so that `trainable="head.*"` names it; those of
+    the backbone have the paths `<backbone>/<layer>`.
+
+    Args:
+        backbone: images [batch, height, width, channels] → features [batch, height', width', c], which
+            are averaged over space, or [batch, c].
+        classes: the number of classes, or their names.
+        hidden: units of dense ReLU layers before the last one.
+        dropout: rate of the dropout before each dense layer, 0 to below 1.
+        preprocess: maps float32 images of 0 to 255 to what the backbone was trained on: a function
+            of Keras tensors, None where the backbone does it itself, or "auto": by the backbone's name.
+
+    Returns:
+        float32 [batch, height, width, channels] of 0 to 255 → float32 logits [batch, classes].
+
+    Raises:
+        tfbp.UserError: fewer than two classes, a size or rate out of range, a backbone that "auto"
+            does not know or whose output is neither features nor a feature map.
+    """
+    width = classes if isinstance(classes, int) else len(classes)
+    if width < 2:
+        raise mistake("classes", "must be at least 2", classes)
+    if not 0 <= dropout < 1:
+        raise mistake("dropout", "must be at least 0 and below 1", dropout)
+    if any(units < 1 for units in hidden):
+        raise mistake("hidden", "must be sizes of at least 1", tuple(hidden))
+    rank = len(backbone.output_shape)
+    if rank not in (2, 4):
+        raise mistake(
+            "backbone",
+            "must return features [batch, c] or a feature map [batch, height, width, c]",
+            backbone.output_shape,
+        )
+    preprocessing = _preprocessing(backbone) if preprocess == "auto" else preprocess
+
+    images = keras.Input(backbone.input_shape[1:], name="image")
+    x = preprocessing(images) if preprocessing else images
+    x = backbone(x)
+    if rank == 4:
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    for number, units in enumerate(hidden, start=1):
+        if dropout:
+            x = keras.layers.Dropout(dropout, name=f"head_dropout_{number}")(x)
+        x = keras.layers.Dense(
+            units, activation="relu", kernel_initializer="he_normal", name=f"head_{number}"
+        )(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="head_dropout")(x)
+    # float32 whatever the policy: a softmax of float16 logits loses digits.
+    logits = keras.layers.Dense(width, name="head", dtype="float32")(x)
+    return keras.Model(images, logits, name=f"{backbone.name}_swapped")
+
+
+def _preprocessing(backbone: keras.Model) -> Preprocessing:
+    for pattern, function in _PREPROCESSING:
+        if re.fullmatch(pattern, backbone.name.lower()):
+            return function
+    raise mistake(
+        "preprocess",
+        "must be given (a function, or None) for a backbone whose name is not that of a model of "
+        "keras.applications",
+        backbone.name,
+    )

@@ -1,0 +1,76 @@
+"""Layer paths: the names of nesting models and of the layer, joined by `/`: `vgg16/block5_conv3`.
+
+Keras's own variable paths leave the nesting model's name out, so that two backbones in one model
+look alike. Variables are keyed here by position in the layer tree, never by auto-generated names.
+"""
+
+import re
+from collections.abc import Iterator
+
+import keras
+
+from tfbp.errors import UserError, mistake
+
+
+def layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (path, layer) of each layer that is not itself a model, once, in the order of the graph."""
+    yield from _walk(model, prefix, set())
+
+
+def _walk(model, prefix, seen):
+    for layer in model.layers:
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        path = prefix + layer.name
+        if isinstance(layer, keras.Model):
+            yield from _walk(layer, path + "/", seen)
+        else:
+            yield path, layer
+
+
+def with_weights(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """Returns path → layer of the layers that own variables other than random seeds.
+
+    A model that keeps variables of its own, outside any layer, is listed too, under `model`.
+
+    Raises:
+        tfbp.UserError: two layers have the same path, or the model has not been built.
+    """
+    found: dict[str, keras.layers.Layer] = {}
+    if not model.built:
+        raise mistake("model", "must be built before its layers are named", model.name)
+    for path, layer in layers(model):
+        if not layer.weights:
+            continue
+        if path in found:
+            raise UserError(f"Two layers have the path {path!r}. Give one of them another name.")
+        found[path] = layer
+    covered = {id(variable) for layer in found.values() for variable in layer.weights}
+    own = [variable for variable in model.weights if id(variable) not in covered]
+    if own:
+        raise UserError(
+            f"`model` {model.name!r} keeps {len(own)} variables outside any of its layers "
+            f"({own[0].path}, …). Put them into a keras.layers.Layer, so that phases can name them."
+        )
+    return found
+
+
+def select(model: keras.Model, pattern: str) -> dict[str, keras.layers.Layer]:
+    """Returns path → layer of those layers with variables whose whole path `pattern` matches.
+
+    Args:
+        pattern: regular expression, matched against the whole path.
+
+    Raises:
+        tfbp.UserError: not a regular expression, or it matches no layer: the paths are listed.
+    """
+    known = with_weights(model)
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise mistake("trainable", f"must be a regular expression ({error})", pattern) from error
+    matched = {path: layer for path, layer in known.items() if expression.fullmatch(path)}
+    if not matched:
+        raise mistake("trainable", "must match the path of at least one layer", pattern, known)
+    return matched

@@ -1,0 +1,154 @@
+"""The contract of a recipe: a module with a docstring, a `Config` and four functions.
+
+A recipe is a file in a folder of recipes (its file name is its name), or any Python file named by
+its path. It defines::
+
+    class Config(tfbp.Config)                  # every default in one place
+    def data(config) -> tfbp.Splits            # examples in
+    def task(config, splits) -> tfbp.Task      # loss, metrics, what its signatures take and return
+    def model(config, splits) -> keras.Model   # takes what the examples yield
+    def phases(config) -> list[tfbp.Phase]     # what trains, for how long, at what rate
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import types
+
+from tfbp.errors import UserError, mistake
+
+
+def field(
+    default: object,
+    help: str,
+    *,
+    choices: tuple = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> dataclasses.Field:
+    """Returns a dataclass field of a `Config`: a default with its help and the values it allows.
+
+    Args:
+        default: the value, whose type is the flag's: str, int, float, bool or a tuple of one kind.
+        help: one line for `--help`.
+        choices: when given, the only values allowed (for a tuple, of each entry).
+        low, high: when given, the closed range of a number (for a tuple, of each entry).
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings that all recipes share. A recipe extends it with its own fields.
+
+    Raises:
+        tfbp.UserError: a value is outside its field's choices or range.
+    """
+
+    data: str = field("", "examples: NAME[:PATH][?key=value&…]")
+    weights: str = field("", "weights to start from: a file or the directory of an earlier run")
+    workdir: str = field("", "run directory (default: runs/<recipe>/<n>)")
+    export_dir: str = field("saved_models", "folder that receives <recipe>/<version>")
+    seed: int = field(0, "seed of the split, the start, the order and the augmentation", low=0)
+    batch_size: int = field(32, "examples per global batch", low=1)
+    strategy: str = field("auto", "devices to train on", choices=("auto", "one", "mirrored"))
+
+    def __post_init__(self):
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            for entry in value if isinstance(value, tuple) else (value,):
+                _check(item.name, entry, **item.metadata)
+
+
+def _check(name: str, value, *, help: str = "", choices=(), low=None, high=None) -> None:
+    if choices and value not in choices:
+        raise mistake(name, "must be one of the known values", value, map(str, choices))
+    # `not (low <= value)` rather than `value < low`, so that NaN is refused too.
+    if low is not None and not value >= low:
+        raise mistake(name, f"must be at least {low:g}", value)
+    if high is not None and not value <= high:
+        raise mistake(name, f"must be at most {high:g}", value)
+
+
+def settings(config: Config) -> dict:
+    """Returns a config as a JSON value."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_settings(kind: type[Config], settings: dict) -> Config:
+    """Returns the config that `settings` was made of.
+
+    Raises:
+        tfbp.UserError: a name that the recipe does not have, or has no longer.
+    """
+    known = [item.name for item in dataclasses.fields(kind)]
+    for name in settings:
+        if name not in known:
+            raise mistake("config", "must hold settings of the recipe", name, known)
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+
+
+def flags_text(config: Config) -> str:
+    """Returns a config as a flag file, a line each, that repeats it."""
+    lines = []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, bool):
+            text = str(value).lower()
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        lines.append(f"--{item.name}={text}\n")
+    return "".join(lines)
+
+
+def discover(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
+    """Returns name → file of the recipes in a folder: its Python files without a leading underscore."""
+    files = sorted(pathlib.Path(folder).glob("*.py"))
+    return {path.stem: path for path in files if not path.stem.startswith("_")}
+
+
+def summaries(folder: str | os.PathLike) -> dict[str, str]:
+    """Returns name → first line of the docstring, read without importing the recipes."""
+    result = {}
+    for name, path in discover(folder).items():
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        result[name] = docstring.partition("\n")[0]
+    return result
+
+
+def load(recipe: str, folder: str | os.PathLike) -> types.ModuleType:
+    """Returns the module of a recipe, by its name in `folder` or by the path of a Python file.
+
+    Its `reference` is what finds it again: that name, or the absolute path.
+
+    Raises:
+        tfbp.UserError: no such recipe, or a part of the contract is missing.
+    """
+    known = discover(folder)
+    path = known.get(recipe) or pathlib.Path(recipe)
+    if recipe not in known and path.suffix != ".py":
+        raise mistake("recipe", "must be a known recipe or the path of a Python file", recipe, known)
+    if not path.is_file():
+        raise mistake("recipe", "must be a file that exists", recipe, known)
+    # Not under its bare name: a user's `mlp.py` must not hide a package of that name.
+    spec = importlib.util.spec_from_file_location(f"tfbp_recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    module.reference = recipe if recipe in known else str(path.resolve())
+    missing = [
+        name for name in ("Config", "data", "task", "model", "phases") if not hasattr(module, name)
+    ]
+    if missing:
+        raise UserError(f"The recipe {path} lacks {', '.join(f'`{name}`' for name in missing)}.")
+    return module
+
+
+def name_of(module: types.ModuleType) -> str:
+    """Returns the name of a recipe: that of its file."""
+    return pathlib.Path(module.__file__).stem

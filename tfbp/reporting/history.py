@@ -1,0 +1,48 @@
+"""The history of a run as a CSV file: one row for each epoch of every phase."""
+
+import csv
+import io
+import os
+import pathlib
+
+import keras
+
+from tfbp import storage
+
+
+class History(keras.callbacks.Callback):
+    """Writes the rows of a history to a file as they come.
+
+    When training begins the file is made to hold the rows that are there, so that a run which goes
+    on from an earlier point leaves no row twice. Numbers are written so that they read back equal.
+
+    Args:
+        path: the CSV file. Its columns are all names that occur in the rows, in the order in which
+            they first do; a row without a value has an empty cell.
+        rows: one dict for each epoch. Somebody else appends to it before `on_epoch_end`.
+    """
+
+    def __init__(self, path: str | os.PathLike, rows: list[dict]):
+        super().__init__()
+        self._path, self._rows = pathlib.Path(path), rows
+        self._columns: list[str] = []
+
+    def on_train_begin(self, logs=None):
+        self._rewrite()
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = self._rows[-1]
+        if not row.keys() <= set(self._columns):
+            self._rewrite()
+        else:
+            with open(self._path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+
+    def _rewrite(self) -> None:
+        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        if self._columns:
+            writer.writeheader()
+        writer.writerows(self._rows)
+        storage.write_text(self._path, text.getvalue())

@@ -1,0 +1,133 @@
+"""How far a phase is: a live bar on a terminal, plain lines elsewhere.
+
+head 1/2  epoch 3/10  loss 0.4321  accuracy 0.894  val_loss 0.51  left 0:12
+"""
+
+import atexit
+import time
+from collections.abc import Callable
+
+import keras
+import rich.console
+import rich.progress
+
+# Elsewhere than on a terminal an epoch that takes longer than this reports in between.
+SECONDS_BETWEEN_LINES = 10.0
+# A phase of more epochs than this prints only every so manieth of them.
+LINES_PER_PHASE = 40
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows epoch, step, loss, metrics and the time left of one phase.
+
+    Steps may be reported several at a time.
+
+    Args:
+        phase: its name.
+        number: which phase it is, counted from 1.
+        phases: how many phases there are.
+        epochs: epochs of the phase.
+        steps: steps of an epoch.
+        console: where to write; standard output when it is not given.
+        clock: returns seconds.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        number: int,
+        phases: int,
+        epochs: int,
+        steps: int,
+        *,
+        console: rich.console.Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        super().__init__()
+        self._title = f"{phase} {number}/{phases}"
+        self._epochs, self._steps = epochs, steps
+        self._console = console or rich.console.Console()
+        self._clock = clock
+        self._epoch = 0
+        self._first: tuple[float, int] | None = None
+        self._spoke = 0.0
+        self._bar: rich.progress.Progress | None = None
+
+    def on_train_begin(self, logs=None):
+        self._first, self._spoke = None, self._clock()
+        if not self._console.is_interactive:
+            return
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.TextColumn("{task.fields[detail]}", markup=False),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(self._title, total=self._steps, detail="")
+        self._bar.start()
+        # Training that ends by an error does not come to on_train_end, and a bar that is not
+        # stopped leaves the terminal without its cursor.
+        atexit.register(self._bar.stop)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        now, done = self._clock(), self._epoch * self._steps + batch + 1
+        # The first report is where the rate is measured from: before it the graph was traced.
+        self._first = self._first or (now, done)
+        step = f"step {batch + 1}/{self._steps}"
+        if self._bar:
+            self._bar.update(
+                self._task,
+                completed=batch + 1,
+                description=self._text(),
+                detail=_join(step, _metrics(logs), self._left(now, done)),
+            )
+        elif now - self._spoke >= SECONDS_BETWEEN_LINES and batch + 1 < self._steps:
+            self._say(self._text(), step, _metrics(logs), self._left(now, done))
+
+    def on_epoch_end(self, epoch, logs=None):
+        number = epoch + 1
+        rhythm = -(-self._epochs // LINES_PER_PHASE)
+        if number % rhythm == 0 or number in (1, self._epochs):
+            left = self._left(self._clock(), number * self._steps)
+            self._say(self._text(), _metrics(logs), left)
+
+    def on_train_end(self, logs=None):
+        if self._bar:
+            self._bar.stop()
+            atexit.unregister(self._bar.stop)
+            self._bar = None
+
+    def _text(self) -> str:
+        return f"{self._title}  epoch {self._epoch + 1}/{self._epochs}"
+
+    def _left(self, now: float, done: int) -> str:
+        left = self._epochs * self._steps - done
+        if self._first is None or done == self._first[1] or left == 0:
+            return ""
+        began, before = self._first
+        return f"left {_duration((now - began) / (done - before) * left)}"
+
+    def _say(self, *parts: str) -> None:
+        self._spoke = self._clock()
+        self._console.print(_join(*parts), markup=False, highlight=False, soft_wrap=True)
+
+
+def _metrics(logs: dict[str, float] | None) -> str:
+    # Keras hands them on by the alphabet.
+    names = sorted(logs or {}, key=lambda name: (name.startswith("val_"), "loss" not in name))
+    return _join(*(f"{name} {logs[name]:.4g}" for name in names))
+
+
+def _join(*parts: str) -> str:
+    return "  ".join(part for part in parts if part)
+
+
+def _duration(seconds: float) -> str:
+    """Returns 3725.2 as "1:02:05"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

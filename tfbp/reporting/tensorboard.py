@@ -1,0 +1,62 @@
+"""TensorBoard logs: a scalar per epoch and metric, and the graph of the model."""
+
+import os
+import pathlib
+
+import keras
+import tensorflow as tf
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes the scalars of each epoch and, when training begins, the model's graph.
+
+    Metrics of the training split go to the run `train`, those named `val_…` to the run
+    `validation` under the same name, so that TensorBoard draws both into one chart. The step of a
+    scalar is the number of the epoch, counted from 1.
+
+    Args:
+        folder: receives the folders `train` and `validation`.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        super().__init__()
+        self._folder = pathlib.Path(folder)
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+
+    def on_train_begin(self, logs=None):
+        with self._writer("train").as_default():
+            tf.summary.graph(_forward(self.model))
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in (logs or {}).items():
+            validation = name.startswith("val_")
+            with self._writer("validation" if validation else "train").as_default():
+                tf.summary.scalar(name.removeprefix("val_"), value, step=epoch + 1)
+
+    def on_train_end(self, logs=None):
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+    def _writer(self, split: str) -> tf.summary.SummaryWriter:
+        if split not in self._writers:
+            self._writers[split] = tf.summary.create_file_writer(
+                str(self._folder / split), flush_millis=10_000
+            )
+        return self._writers[split]
+
+
+def _forward(model: keras.Model) -> tf.Graph:
+    """Returns the graph of the model's forward pass, in inference mode."""
+    if getattr(model, "inputs", None):
+        specs = [tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs]
+    else:  # a subclass: it knows the shape that it was built with, batch first
+        shape = model.get_build_config()["input_shape"]
+        specs = [tf.TensorSpec([None, *shape[1:]], model.input_dtype)]
+    single = len(specs) == 1
+
+    @tf.function
+    def forward(*inputs):
+        return model(inputs[0] if single else list(inputs), training=False)
+
+    return forward.get_concrete_function(*specs).graph

@@ -1,0 +1,162 @@
+"""The next token of a text."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbp.data.examples import Examples
+from tfbp.data.text import Vocabulary
+from tfbp.errors import UserError
+from tfbp.tasks import probe, sampling
+from tfbp.tasks.stepper import Stepper
+from tfbp.tasks.task import Signature
+
+
+class LanguageModel:
+    """Prediction of each next token, or of the one after a window, by softmax cross-entropy.
+
+    x is int32 [steps]. y is int32 [steps], each next token, with logits [steps, vocabulary]; or
+    int32 [], the token after the window, with logits [vocabulary].
+
+    Args:
+        vocabulary: what the tokens stand for.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+
+    def loss(self) -> keras.losses.Loss:
+        """Returns the cross-entropy, in nats per token, from logits."""
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Returns none: the loss, in nats per token, says it all."""
+        return []
+
+    def check(self, model: keras.Model, examples: Examples) -> None:
+        """Refuses a model that does not answer logits for the targets, or cannot write text.
+
+        Raises:
+            tfbp.UserError: says what does not fit.
+        """
+        target = examples.spec[1]
+        if examples.characters_per_token is None:
+            raise UserError("`examples` must be windows of a text for a language model.")
+        answer = probe.outputs(model, examples)
+        due = [*target.shape, self.vocabulary.size]
+        if list(answer.shape[1:]) != due:
+            raise UserError(
+                f"`model` must answer logits of shape {due} for each window, one for each of the "
+                f"{self.vocabulary.size} tokens. Received: {list(answer.shape[1:])}."
+            )
+        probe.check_logits(answer)
+        self._stepper(model, examples)
+
+    def measure(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns `loss`, the mean over the targets of each window, in nats: float32 [batch]."""
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(outputs, tf.float32))
+        return {"loss": tf.reduce_mean(tf.reshape(losses, [tf.shape(y)[0], -1]), axis=1)}
+
+    def evaluate(self, measured: dict[str, np.ndarray], examples: Examples) -> dict:
+        """Returns `loss` (nats per token), `perplexity` (exp of it) and `bits_per_character`."""
+        loss = float(measured["loss"].mean(dtype=np.float64))
+        return {
+            "loss": loss,
+            "perplexity": float(np.exp(loss)),
+            "bits_per_character": loss / math.log(2) / examples.characters_per_token,
+        }
+
+    def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:
+        """Returns `score` and `generate`; the state of the model is carried from token to token.
+
+        `score` takes `text` (string [batch]) and answers, over all tokens but the first, which has
+        nothing before it: `tokens` (int32 [batch], how many), `log_likelihood` (float32 [batch],
+        nats) and `perplexity` (float32 [batch]; 1 when there is no token).
+
+        `generate` takes `prompt` (string [batch]), `length` (int32 [], tokens to write),
+        `temperature` (float32 []; 0 takes the likeliest token), `top_k` (int32 []; 0 draws from all
+        tokens) and `seed` (int64 []), and answers `text` (string [batch]), the prompt and what
+        follows. A row's text depends on its prompt, not on its neighbours, and `[UNK]` is never
+        written.
+
+        Raises:
+            tfbp.UserError: the model is no chain of forward recurrent layers.
+        """
+        stepper = self._stepper(model, examples)
+        vocabulary = self.vocabulary
+
+        def score(text):
+            tokens, mask = _dense(vocabulary.encode(text))
+            logits, _ = stepper(tokens, stepper.start(tf.shape(tokens)[0]), mask)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tokens[:, 1:], logits[:, :-1])
+            counted = mask[:, 1:]
+            loss = tf.reduce_sum(tf.where(counted, losses, 0.0), axis=1)
+            count = tf.reduce_sum(tf.cast(counted, tf.int32), axis=1)
+            mean = tf.math.divide_no_nan(loss, tf.cast(count, tf.float32))
+            return {"log_likelihood": -loss, "perplexity": tf.exp(mean), "tokens": count}
+
+        def generate(prompt, length, temperature, top_k, seed):
+            read = vocabulary.encode(prompt)
+            tokens, mask = _dense(read)
+            batch = tf.shape(tokens)[0]
+            logits, states = stepper(tokens, stepper.start(batch), mask)
+            logits = logits[:, -1]
+            unknown = tf.one_hot(0, vocabulary.size, on_value=float("inf"), off_value=0.0)
+            written = tf.zeros([length, batch], tf.int32)
+            for step in tf.range(length):
+                token = sampling.draw(
+                    logits - unknown,
+                    temperature=temperature,
+                    top_k=top_k,
+                    seed=tf.stack([seed, tf.cast(step, tf.int64)]),
+                )
+                written = tf.tensor_scatter_nd_update(written, [[step]], [token])
+                logits, states = stepper(token[:, tf.newaxis], states)
+                logits = logits[:, -1]
+            return {"text": vocabulary.decode(tf.concat([read, tf.transpose(written)], axis=1))}
+
+        strings = tf.TensorSpec([None], tf.string)
+        settings = {
+            "length": tf.TensorSpec([], tf.int32),
+            "temperature": tf.TensorSpec([], tf.float32),
+            "top_k": tf.TensorSpec([], tf.int32),
+            "seed": tf.TensorSpec([], tf.int64),
+        }
+        return {
+            "score": Signature(score, {"text": strings}),
+            "generate": Signature(generate, {"prompt": strings} | settings),
+        }
+
+    def samples(self, examples: Examples, count: int) -> dict[str, dict[str, np.ndarray]]:
+        """Returns requests made of at most `count` windows: their text, and their first halves."""
+        x, _ = probe.few(examples, count)
+        text = self.vocabulary.decode(x).numpy()
+        prompt = self.vocabulary.decode(x[:, : (x.shape[1] + 1) // 2]).numpy()
+        return {
+            "score": {"text": text},
+            "generate": {
+                "prompt": prompt,
+                "length": np.int32(16),
+                "temperature": np.float32(0.8),
+                "top_k": np.int32(10),
+                "seed": np.int64(1),
+            },
+        }
+
+    def assets(self) -> dict[str, str]:
+        """Returns nothing: the vocabulary is inside the graph."""
+        return {}
+
+    def _stepper(self, model: keras.Model, examples: Examples) -> Stepper:
+        x, _ = probe.few(examples, 4)
+        stepper = Stepper(model)
+        stepper.prove(model, x)
+        return stepper
+
+
+def _dense(tokens: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns tokens and where they are real, [batch, steps]: at least one step, the last empty."""
+    dense = tf.pad(tokens.to_tensor(), [[0, 0], [0, 1]])
+    return dense, tf.sequence_mask(tokens.row_lengths(), tf.shape(dense)[1])

@@ -1,0 +1,51 @@
+"""A few examples, put through the model before it is trained and sent to it once it is exported."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbp.data.examples import Examples
+from tfbp.errors import UserError
+
+
+def few(examples: Examples, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (x, y) of at most `count` examples, spread evenly over the set."""
+    positions = np.unique(np.linspace(0, examples.size - 1, count).astype(np.int64))
+    x, y = examples.read(tf.constant(positions))
+    return x.numpy(), y.numpy()
+
+
+def outputs(model: keras.Model, examples: Examples) -> np.ndarray:
+    """Returns what the model answers to a few examples: an array [batch, …].
+
+    Raises:
+        tfbp.UserError: the model does not take the examples, or has not one finite output.
+    """
+    x, _ = few(examples, 4)
+    try:
+        answer = model(x, training=False)
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"`model` must take the examples, which are {x.dtype} {list(x.shape[1:])}. "
+            f"It answered: {reason}"
+        ) from error
+    if not tf.is_tensor(answer):
+        raise UserError(f"`model` must have one output. Received: {type(answer).__name__}.")
+    if not np.isfinite(answer).all():
+        raise UserError("`model` must answer finite numbers. Its weights give NaN or infinity.")
+    return answer.numpy()
+
+
+def check_logits(answer: np.ndarray) -> None:
+    """Refuses probabilities, [batch, …, classes], where logits are due.
+
+    Raises:
+        tfbp.UserError: every row is non-negative and sums to one.
+    """
+    # Wide enough for float16; logits whose every row does this by accident are not to be expected.
+    if (answer >= 0).all() and np.allclose(answer.sum(axis=-1, dtype=np.float64), 1, atol=1e-2):
+        raise UserError(
+            "`model` must answer logits, and its answers are probabilities. "
+            "Leave the softmax of its last layer out: the loss and the export apply it."
+        )

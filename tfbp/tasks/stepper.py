@@ -1,0 +1,87 @@
+"""A trained recurrent model that hands its state on: it reads and writes token by token."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbp.errors import UserError
+from tfbp.modeling import paths
+
+
+class Stepper:
+    """The layers of a language model, with the recurrent state as an input and an output.
+
+    It shares the model's weights and has no cuDNN kernel in it, so that it is served on any device.
+
+    Args:
+        model: a chain of layers from int32 tokens [batch, steps] to logits; each layer is recurrent
+            or works on every step alone.
+    """
+
+    def __init__(self, model: keras.Model):
+        self._layers = [
+            keras.layers.RNN(layer.cell, return_sequences=True, return_state=True)
+            if isinstance(layer, keras.layers.RNN)
+            else layer
+            for _, layer in paths.layers(model)
+            if not isinstance(layer, keras.layers.InputLayer)
+        ]
+
+    def start(self, batch: tf.Tensor | int) -> list:
+        """Returns the state of `batch` rows before their first token: zeros."""
+        return [
+            layer.get_initial_state(batch)
+            for layer in self._layers
+            if isinstance(layer, keras.layers.RNN)
+        ]
+
+    def __call__(
+        self, tokens: tf.Tensor, states: list, mask: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, list]:
+        """Returns the logits after each token, float32 [batch, steps, vocabulary], and the states.
+
+        Args:
+            tokens: int32 [batch, steps], at least one step.
+            states: what `start` or the call before returned.
+            mask: bool [batch, steps]; where it is False the token is passed over: the state stays
+                and the logits are those of the step before.
+        """
+        values, states, left = tokens, [], iter(states)
+        for layer in self._layers:
+            if isinstance(layer, keras.layers.RNN):
+                values, *state = layer(values, initial_state=next(left), mask=mask)
+                states.append(state)
+            else:
+                values = layer(values)
+        return tf.cast(values, tf.float32), states
+
+    def prove(self, model: keras.Model, tokens: np.ndarray) -> None:
+        """Refuses a model that answers otherwise than this stepper, which reads in two parts.
+
+        Args:
+            tokens: int32 [batch, steps].
+
+        Raises:
+            tfbp.UserError: the model is no such chain: it reads backwards, or across steps.
+        """
+        expected = model(tokens, training=False)
+        states, parts = self.start(len(tokens)), []
+        middle = max(1, tokens.shape[1] // 2)
+        try:
+            for part in filter(lambda part: part.shape[1], np.split(tokens, [middle], axis=1)):
+                logits, states = self(part, states)
+                parts.append(logits)
+            answer = tf.concat(parts, axis=1)
+            answer = answer if expected.shape.rank == 3 else answer[:, -1]
+            difference = np.abs(answer - expected).max() / np.abs(expected).max()
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            raise UserError(_REFUSAL) from error
+        # The same arithmetic on a CPU; the room is for cuDNN's own order of summation.
+        if difference > 1e-4:
+            raise UserError(f"{_REFUSAL} Its logits differ by {difference:.1e} of the largest.")
+
+
+_REFUSAL = (
+    "`model` must be a chain of recurrent layers that read forwards and of layers that work on "
+    "every step alone, so that it can write text token by token."
+)

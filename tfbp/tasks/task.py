@@ -1,0 +1,56 @@
+"""The contract of a task: what a model is trained for, measured by, and asked when exported."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbp.data.examples import Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """One function of a SavedModel.
+
+    Attributes:
+        function: takes the named tensors as keyword arguments and returns a dict of named tensors.
+        inputs: what each keyword takes; the batch dimension is None.
+    """
+
+    function: Callable[..., dict[str, tf.Tensor]]
+    inputs: dict[str, tf.TensorSpec]
+
+
+class Task(Protocol):
+    """What `tfbp.Classification`, `tfbp.Regression` and `tfbp.LanguageModel` offer."""
+
+    def loss(self) -> keras.losses.Loss:
+        """Returns the loss to train with; it takes what the model answers as it is."""
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Returns new running metrics to show while training, beside the loss."""
+
+    def check(self, model: keras.Model, examples: Examples) -> None:
+        """Refuses, before any training, a model and examples that do not fit together.
+
+        Raises:
+            tfbp.UserError: says which part does not fit.
+        """
+
+    def measure(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns, for a batch, what `evaluate` needs of each example: tensors [batch, …]."""
+
+    def evaluate(self, measured: dict[str, np.ndarray], examples: Examples) -> dict:
+        """Returns the results for a JSON file, "loss" first, from `measure` of all examples."""
+
+    def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:
+        """Returns name → function of the export; the first one is the default of a server."""
+
+    def samples(self, examples: Examples, count: int) -> dict[str, dict[str, np.ndarray]]:
+        """Returns for each signature one request (input name → array) made of `count` examples."""
+
+    def assets(self) -> dict[str, str]:
+        """Returns file name → text that an export carries in `assets.extra/`."""

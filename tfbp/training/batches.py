@@ -1,0 +1,89 @@
+"""Global batches in the order of (seed, epoch), cut into one slice for each replica.
+
+A batch is a pure function of its step, so that a run goes on anywhere in O(1) and any number of
+replicas sees the same global batches.
+"""
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfbp.data.examples import Examples, order
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """Returns the number of global batches that hold `size` examples; the last one may be smaller."""
+    return math.ceil(size / batch_size)
+
+
+def training(
+    examples: Examples,
+    strategy: tf.distribute.Strategy,
+    *,
+    batch_size: int,
+    steps: range,
+    seed: int,
+):
+    """Returns an iterable of the batches of `steps`, counted from the start of the phase.
+
+    Each replica gets (x, y, weight, share): its slice of the global batch; float32 weights, [slice]
+    (or [slice, 1] where y is a sequence of labels), which are 1 but for the stand-in example of an
+    empty slice, which weighs 0; and the factor, float32
+    scalar, that makes the mean over replicas of their means the mean of the global batch.
+    """
+    size, epoch_steps = examples.size, steps_per_epoch(examples.size, batch_size)
+    target = examples.spec[1]
+    # Keras multiplies weights into losses of their own rank: one for each index, or each vector.
+    inner = [1] * (target.shape.rank if target.dtype.is_integer else target.shape.rank - 1)
+
+    def read(step, replica, replicas):
+        epoch, low, high, count = _slice(step, epoch_steps, size, batch_size, replica, replicas)
+        positions = tf.range(low, tf.maximum(high, low + 1)) % size
+        indices = order(positions, size, seed, epoch)
+        x, y = examples.read_augmented(indices, seed, epoch)
+        weight = tf.fill([tf.size(indices), *inner], tf.where(high > low, 1.0, 0.0))
+        share = tf.cast((high - low) * replicas, tf.float32) / tf.cast(count, tf.float32)
+        return x, y, weight, share
+
+    return _distribute(strategy, steps, read)
+
+
+def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_size: int):
+    """Returns an iterable of all examples once, in their own order; each replica gets (x, y)."""
+    size, steps = examples.size, steps_per_epoch(examples.size, batch_size)
+
+    def read(step, replica, replicas):
+        _, low, high, _ = _slice(step, steps, size, batch_size, replica, replicas)
+        return examples.read(tf.range(low, high))
+
+    return _distribute(strategy, range(steps), read)
+
+
+def _slice(step, epoch_steps, size, batch_size, replica, replicas):
+    """Returns (epoch, first position, end position, examples of the whole global batch)."""
+    epoch, batch = step // epoch_steps, step % epoch_steps
+    start = batch * batch_size
+    count = tf.minimum(tf.constant(batch_size, tf.int64), size - start)
+    return (
+        epoch,
+        start + count * replica // replicas,
+        start + count * (replica + 1) // replicas,
+        count,
+    )
+
+
+def _distribute(strategy: tf.distribute.Strategy, steps: range, read: Callable):
+    def slices(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        replicas = context.num_replicas_in_sync
+        here = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * here
+        # tf.distribute deals consecutive elements out to the replicas of this worker.
+        elements = tf.data.Dataset.range(len(steps) * here)
+        return elements.map(
+            lambda element: read(steps.start + element // here, first + element % here, replicas),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        ).prefetch(tf.data.AUTOTUNE)
+
+    return strategy.distribute_datasets_from_function(slices)

@@ -1,0 +1,123 @@
+"""The state of a run at a point from which it can go on, as a folder that is whole or not there.
+
+It holds every variable (weights, statistics, random seeds, optimizer, metrics) by its position, so
+that auto-generated names do not matter, and the place in the run: phase, steps done, history.
+"""
+
+import dataclasses
+import io
+import json
+import pathlib
+import shutil
+import time
+
+import keras
+import numpy as np
+from absl import logging
+
+from tfbp import fingerprint, storage
+from tfbp.errors import UserError
+
+KEPT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run stands.
+
+    Attributes:
+        phase: index of the phase.
+        step: steps of the phase that are done.
+        history: one row per finished epoch, all phases.
+        phases: what has been recorded of the finished phases.
+    """
+
+    phase: int = 0
+    step: int = 0
+    history: tuple[dict, ...] = ()
+    phases: tuple[dict, ...] = ()
+
+
+def variables(model: keras.Model) -> list[keras.Variable]:
+    """Returns all that training changes: the model's variables, its optimizer's and its metrics'."""
+    optimizer = model.optimizer.variables if getattr(model, "optimizer", None) else []
+    every = [*model.variables, *optimizer, *model.metrics_variables]
+    return list({id(variable): variable for variable in every}.values())
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder.
+
+    Args:
+        folder: holds a folder for each checkpoint, numbered from 1.
+        seconds: least time between two checkpoints inside a phase.
+    """
+
+    def __init__(self, folder: pathlib.Path, seconds: float = 60.0):
+        self._folder = folder
+        self._seconds = seconds
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Tells whether the last checkpoint is old enough for the next."""
+        return time.monotonic() - self._saved >= self._seconds
+
+    def save(self, model: keras.Model, place: Place) -> None:
+        """Writes a checkpoint and removes all but the newest ones."""
+        numbers = self._numbers()
+        with storage.publish(self._folder / str(max(numbers, default=0) + 1)) as folder:
+            buffer = io.BytesIO()
+            arrays = {str(i): np.asarray(v) for i, v in enumerate(variables(model))}
+            np.savez(buffer, **arrays)
+            state = buffer.getvalue()
+            (folder / "state.npz").write_bytes(state)
+            (folder / "place.json").write_text(
+                json.dumps({**dataclasses.asdict(place), "state": fingerprint.of_bytes(state)})
+            )
+        for number in sorted(numbers)[: -(KEPT - 1)]:
+            shutil.rmtree(self._folder / str(number))
+        self._saved = time.monotonic()
+
+    def newest(self) -> tuple[Place, dict[int, np.ndarray]] | None:
+        """Returns the newest whole checkpoint, or None. A damaged one is passed over, with a warning."""
+        for number in sorted(self._numbers(), reverse=True):
+            folder = self._folder / str(number)
+            try:
+                place = json.loads((folder / "place.json").read_text())
+                state = (folder / "state.npz").read_bytes()
+                if place.pop("state") != fingerprint.of_bytes(state):
+                    raise ValueError("its contents do not have the hash that was written")
+            except (OSError, ValueError, KeyError) as error:
+                logging.warning("Checkpoint %s is damaged (%s): the one before is used.", folder, error)
+                continue
+            with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
+                found = {int(name): arrays[name] for name in arrays.files}
+            history, phases = tuple(place.pop("history")), tuple(place.pop("phases"))
+            return Place(**place, history=history, phases=phases), found
+        return None
+
+    def clear(self) -> None:
+        """Removes all checkpoints: the run has ended."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _numbers(self) -> list[int]:
+        if not self._folder.is_dir():
+            return []
+        return [int(path.name) for path in self._folder.iterdir() if path.name.isdigit()]
+
+
+def restore(model: keras.Model, state: dict[int, np.ndarray]) -> None:
+    """Assigns a checkpoint's state to a model that is compiled and built as it was when saved.
+
+    Raises:
+        tfbp.UserError: the variables are not those that were saved.
+    """
+    targets = variables(model)
+    shapes = [tuple(variable.shape) for variable in targets]
+    if shapes != [state[i].shape for i in range(len(state))]:
+        raise UserError(
+            "The checkpoint was made by another model: its variables have other shapes. "
+            "Give another work directory."
+        )
+    for i, variable in enumerate(targets):
+        variable.assign(state[i])

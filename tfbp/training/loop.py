@@ -1,0 +1,156 @@
+"""Train and evaluate: the loop is ours, the step is Keras's.
+
+`keras.Model.fit` cannot go on in the middle of an epoch and does not run on several workers; the
+steps, metrics and callbacks here are Keras's own.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbp.data.examples import Examples
+from tfbp.errors import UserError
+from tfbp.training import batches
+
+# One compiled call runs so many steps that it takes about this long: long enough to hide the cost
+# of a call (about a millisecond), short enough for progress and checkpoints.
+SECONDS_PER_CALL = 0.1
+
+
+class Diverged(UserError):
+    """The loss is not a finite number."""
+
+
+def train(
+    model: keras.Model,
+    examples: Examples,
+    strategy: tf.distribute.Strategy,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    callbacks: keras.callbacks.CallbackList,
+    validate: Callable[[], dict[str, float]] | None = None,
+    after_call: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Trains a model that is compiled with `tfbp.training.optimizer.Update`, and built.
+
+    Args:
+        start: steps of the phase that are done already, with their state in the model.
+        callbacks: told of epochs and of calls of several steps, as Keras's fit does.
+        validate: returns the validation metrics, once after each epoch.
+        after_call: told the number of steps done, at each point where the run can go on from.
+
+    Raises:
+        Diverged: the loss is NaN or infinite.
+    """
+    in_epoch = batches.steps_per_epoch(examples.size, batch_size)
+    total, done, limit = epochs * in_epoch, start, 1
+    steps = _compile(model, strategy)
+    iterator = iter(
+        batches.training(
+            examples, strategy, batch_size=batch_size, steps=range(start, total), seed=seed
+        )
+    )
+    model.stop_training = False
+    callbacks.on_train_begin()
+    while done < total and not model.stop_training:
+        epoch, step = divmod(done, in_epoch)
+        if step == 0 or done == start:
+            callbacks.on_epoch_begin(epoch)
+        if step == 0:
+            model.reset_metrics()
+        count = min(limit, in_epoch - step)
+        callbacks.on_train_batch_begin(step)
+        began = time.perf_counter()
+        steps(iterator, tf.constant(count))
+        logs = results(model)
+        limit = _adapt(limit, time.perf_counter() - began)
+        done += count
+        if not math.isfinite(logs["loss"]):
+            raise Diverged(
+                f"The loss is {logs['loss']} at epoch {epoch + 1}, step {step + count}. "
+                "Lower the learning rate, or set `clip_norm`."
+            )
+        callbacks.on_train_batch_end(step + count - 1, logs)
+        if done % in_epoch == 0:
+            if validate is not None:
+                logs |= {f"val_{name}": value for name, value in validate().items()}
+            callbacks.on_epoch_end(epoch, logs)
+        after_call(done)
+    callbacks.on_train_end()
+
+
+def results(model: keras.Model) -> dict[str, float]:
+    """Returns the model's running metrics, "loss" first."""
+    found = {name: float(value) for name, value in model.get_metrics_result().items()}
+    return {"loss": found.pop("loss"), **found}
+
+
+def _adapt(limit: int, seconds: float) -> int:
+    if seconds < SECONDS_PER_CALL / 2:
+        return limit * 2
+    return max(1, limit // 2) if seconds > SECONDS_PER_CALL * 2 else limit
+
+
+def build(model: keras.Model, examples: Examples, strategy: tf.distribute.Strategy) -> None:
+    """Makes the variables of a compiled model's optimizer and metrics, which a traced loop may not."""
+    with strategy.scope():
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+
+    def metrics(x, y):
+        model.compute_metrics(x, y, model(x, training=False))
+
+    strategy.run(metrics, args=examples.read(tf.constant([0], tf.int64)))
+    model.reset_metrics()
+
+
+def _compile(model, strategy):
+    def one(x, y, weight, share):
+        with model.optimizer.weighing(share):
+            model.train_step((x, y, weight))
+
+    if model.jit_compile:
+        one = tf.function(one, jit_compile=True, reduce_retracing=True)
+
+    @tf.function(reduce_retracing=True)
+    def steps(iterator, count):
+        for _ in tf.range(count):
+            strategy.run(one, args=next(iterator))
+
+    return steps
+
+
+class Measure:
+    """Measures a model on examples, in one pass, each example once, on any strategy.
+
+    Args:
+        model: maps x to outputs; inference mode.
+        task: its `measure(x, y, outputs)` returns tensors whose first dimension is the batch.
+    """
+
+    def __init__(self, model: keras.Model, task, strategy: tf.distribute.Strategy):
+        self._strategy = strategy
+
+        @tf.function(reduce_retracing=True)
+        def step(x, y):
+            return strategy.run(
+                lambda x, y: task.measure(x, y, model(x, training=False)), args=(x, y)
+            )
+
+        self._step = step
+
+    def __call__(self, examples: Examples, batch_size: int) -> dict[str, np.ndarray]:
+        """Returns what the task measures, arrays of [examples.size, …] in the examples' order."""
+        parts: dict[str, list] = {}
+        for x, y in batches.evaluation(examples, self._strategy, batch_size=batch_size):
+            for name, value in self._step(x, y).items():
+                local = self._strategy.experimental_local_results(value)
+                parts.setdefault(name, []).extend(part.numpy() for part in local)
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
