@@ -102,6 +102,11 @@ def test_labels_txt_lists_the_classes():
     assert Classification(NAMES).assets() == {"labels.txt": "ant\nbee\ncat\n"}
 
 
+def two_outputs():
+    features = keras.Input((4,))
+    return keras.Model(features, [keras.layers.Dense(3)(features), features])
+
+
 def broken():
     model = dense()
     model.set_weights([np.full((4, 3), np.nan), np.zeros(3)])
@@ -111,18 +116,19 @@ def broken():
 @pytest.mark.parametrize(
     ("model", "examples", "message"),
     [
-        (dense(10), vectors(), r"one logit for each of the 3 classes.*\[10\]"),
-        (dense(3, "softmax"), vectors(), "Leave the softmax"),
-        (dense(3, features=5), vectors(), r"take the examples, which are float32 \[4\]"),
-        (broken(), vectors(), "finite"),
-        (dense(), vectors(labels=[0, 1, 7, 2, 9, 0]), "from 0 to 2.*7 at row 2, and 1 more"),
-        (dense(), vectors(labels=[0.5] * 6), "carry one label"),
+        (lambda: dense(10), vectors(), r"one logit for each of the 3 classes.*\[10\]"),
+        (lambda: dense(3, "softmax"), vectors(), "Leave the softmax"),
+        (lambda: dense(3, features=5), vectors(), r"take the examples, which are float32 \[4\]"),
+        (two_outputs, vectors(), "must have one output"),
+        (broken, vectors(), "finite"),
+        (dense, vectors(labels=[0, 1, 7, 2, 9, 0]), "from 0 to 2.*7 at row 2, and 1 more"),
+        (dense, vectors(labels=[0.5] * 6), "carry one label"),
     ],
-    ids=["width", "softmax", "input", "nan", "labels", "targets"],
+    ids=["width", "softmax", "input", "outputs", "nan", "labels", "targets"],
 )
 def test_what_does_not_fit_is_refused(model, examples, message):
     with pytest.raises(UserError, match=message):
-        Classification(NAMES).check(model, examples)
+        Classification(NAMES).check(model(), examples)
 
 
 def test_what_fits_is_accepted():

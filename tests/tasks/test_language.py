@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfbp.data import text
+from tfbp.data.examples import Examples
 from tfbp.errors import UserError
 from tfbp.tasks.language import LanguageModel
 
@@ -189,6 +190,18 @@ def softmax_model():
 def test_what_does_not_fit_is_refused(model, targets, message):
     with pytest.raises(UserError, match=message):
         LanguageModel(VOCABULARY).check(model(), windows(targets))
+
+
+def test_examples_that_are_no_text_are_refused(lstm):
+    numbers = Examples.from_arrays(np.zeros((4, STEPS), np.float32), np.arange(4))
+    with pytest.raises(UserError, match="windows of a text"):
+        LanguageModel(VOCABULARY).check(lstm, numbers)
+
+
+def test_a_model_that_starts_from_zero_logits_is_accepted():
+    model = network("rnn")
+    model.layers[-1].set_weights([weight * 0 for weight in model.layers[-1].get_weights()])
+    LanguageModel(VOCABULARY).check(model, windows())
 
 
 @pytest.mark.parametrize("targets", ["all", "last"])

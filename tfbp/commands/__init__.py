@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from absl import logging as absl_logging
 
 import tfbp
-from tfbp.commands.flags import Help
+from tfbp.commands.flags import HELP, Help
 from tfbp.errors import UserError, mistake
 from tfbp.reporting.table import table
 
@@ -39,7 +39,7 @@ def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
     command, *arguments = argv or ["list"]
     try:
         tfbp.check_environment()
-        if command in ("--help", "-h", "help"):
+        if command in {"help", *HELP}:
             raise Help(_usage())
         if command not in COMMANDS:
             raise mistake("command", "must be one of the commands", command, COMMANDS)

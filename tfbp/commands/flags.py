@@ -16,6 +16,7 @@ from absl import flags
 from tfbp import recipe
 from tfbp.errors import UserError, mistake
 
+HELP = {"--help", "-h"}
 _NUMBER = re.compile(r"-[\d.]")
 _TRUTH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _RULES = {
@@ -53,7 +54,7 @@ def parse(kind: type, arguments: Sequence[str], *, about: str) -> tuple[typing.A
         tfbp.UserError: an unknown flag, a value of another type or outside of its field's range, or
             a flag file that cannot be read.
     """
-    if {"--help", "-h"} & set(arguments):
+    if HELP & set(arguments):
         raise Help(about.strip() + _describe(kind))
     values = flags.FlagValues()
     values.set_gnu_getopt()
@@ -97,8 +98,9 @@ def recipe_and_config(
     Raises: what `parse` and `tfbp.recipe.load` raise.
     """
     if not arguments or arguments[0].startswith("-"):
-        _, arguments = parse(Settings, arguments, about=about)
-        raise UserError("`RECIPE` must come before the flags. Received: none.")
+        if HELP & set(arguments):
+            raise Help(about.strip())
+        raise mistake("RECIPE", "must come first, before the flags", " ".join(arguments))
     module = recipe.load(arguments[0], recipes_folder)
     config, rest = parse(module.Config, arguments[1:], about=module.__doc__ or "")
     if rest:

@@ -116,7 +116,8 @@ def _numbers(text: str, spec: tf.TensorSpec) -> np.ndarray:
         raise mistake("INPUT", "must be finite numbers", text)
     count = 1 if spec.shape.rank == 1 else spec.shape[1] or len(values)
     if len(values) != count:
-        raise mistake("INPUT", f"must be {count} numbers between commas", text)
+        wanted = "one number" if count == 1 else f"{count} numbers between commas"
+        raise mistake("INPUT", f"must be {wanted}", text)
     return np.array(values).reshape(spec.shape[1:].rank and [count])
 
 

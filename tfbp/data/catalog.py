@@ -1,8 +1,10 @@
 """From a `--data` spec to splits: `NAME[:PATH][?key=value&…]`.
 
-load("digits?per_class=5", seed=0, size=32)
-load("folder:flowers?classes=rose,tulip&validation=0.2", seed=0, size=224)
-load_text("text:novel.txt?test=0.05", kind="char", vocabulary_size=100, steps=64)
+For example::
+
+    load("digits?per_class=5", seed=0, size=32)
+    load("folder:flowers?classes=rose,tulip&validation=0.2", seed=0, size=224)
+    load_text("text:novel.txt?test=0.05", kind="char", vocabulary_size=100, steps=64)
 """
 
 import dataclasses
@@ -213,7 +215,7 @@ def _tfds(request: _Request) -> Splits:
 
 def _csv(request: _Request) -> Splits:
     if "target" not in request.options:
-        raise mistake("data", "must name the column to predict: `csv:PATH?target=COLUMN`", None)
+        raise mistake("target", "must name the column to predict: `csv:PATH?target=COLUMN`", None)
     labels = "classes" in request.options
     x, y = tables.read_csv(request.path, request.options["target"], labels=labels)
     if y.dtype.kind != "U":

@@ -187,7 +187,8 @@ class Examples:
 
 def content_hashes(rows: np.ndarray) -> np.ndarray:
     """Returns the hex SHA-256 of each row of an array, [size], dtype "S64"."""
-    return np.array([fingerprint.of_array(row) for row in rows], "S64")
+    head = f"{rows.dtype.str}{rows.shape[1:]}".encode()
+    return np.array([fingerprint.of_bytes(head, row.tobytes()) for row in rows], "S64")
 
 
 def order(
@@ -199,7 +200,7 @@ def order(
     is stored or drawn, so an epoch can be entered anywhere and shared among workers.
 
     Args:
-        positions: integers [n] from 0 to `size - 1`.
+        positions: integers [n] from 0 to `size - 1`, at least one.
         size: number of examples.
         seed, epoch: what the order depends on.
 

@@ -43,21 +43,22 @@ def image_folder(
 
     Raises:
         tfbp.UserError: no such folder or class, an empty class, one class only, other classes in
-            `validation/` or `test/`, or files that cannot be decoded.
+            `validation/` or `test/`, files that cannot be decoded, or a number out of range.
     """
-    if size < 1:
-        raise mistake("size", "must be at least 1", size)
+    check_format(size, channels)
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
         raise mistake("path", "must be a folder that exists", str(path))
     folders = _parts(root)
     names = tuple(classes) if classes else _subfolders(folders["train"])
+    if not names:
+        raise mistake("path", "must hold a folder for each class", str(path))
     found = [
         (part, label, file)
         for part, folder in folders.items()
         for label, file in _labelled_files(folder, names, whole=not classes)
     ]
-    parts, labels, files = zip(*found, strict=True) if found else ((), (), ())
+    parts, labels, files = zip(*found, strict=True)
     examples = _file_examples(root, files, labels, size, channels)
     rows = {part: np.flatnonzero(np.array(parts) == part) for part in folders}
     given = {part: examples.take(rows[part]) for part in folders}
@@ -142,7 +143,11 @@ def resized(splits: Splits, size: int | None, channels: int) -> Splits:
     """Returns splits whose images are `size` by `size` (None: as they are) with `channels`.
 
     Nothing is resized before it is read.
+
+    Raises:
+        tfbp.UserError: `size` or `channels` is out of range.
     """
+    check_format(size, channels)
     height, width, _ = splits.train.spec[0].shape
     height, width = (size, size) if size else (height, width)
     spec = tf.TensorSpec((height, width, channels), tf.float32)
@@ -151,6 +156,18 @@ def resized(splits: Splits, size: int | None, channels: int) -> Splits:
         return part and part.mapped(lambda x: resize(x, height, width, channels), spec)
 
     return dataclasses.replace(splits, **{name: change(getattr(splits, name)) for name in PARTS})
+
+
+def check_format(size: int | None, channels: int) -> None:
+    """Checks what images are to become.
+
+    Raises:
+        tfbp.UserError: `size` is under 1 (None stands for "as it is"), or `channels` not 1 or 3.
+    """
+    if size is not None and size < 1:
+        raise mistake("size", "must be at least 1", size)
+    if channels not in (1, 3):
+        raise mistake("channels", "must be 1 (grey) or 3 (RGB)", channels)
 
 
 def _decode(content: tf.Tensor) -> tf.Tensor:

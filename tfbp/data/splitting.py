@@ -74,7 +74,7 @@ def first_of_each_class(
 
 def _ranks(hashes: np.ndarray, seed: int) -> np.ndarray:
     salt = str(seed).encode()
-    return np.array([fingerprint.of_bytes(salt, content) for content in hashes.tolist()])
+    return np.array([fingerprint.of_bytes(salt, content) for content in hashes.tolist()], "S64")
 
 
 def _cuts(size: int, validation: float, test: float) -> tuple[int, int]:

@@ -96,7 +96,7 @@ class Vocabulary:
 
 
 def split(strings: tf.Tensor, kind: Kind) -> tf.RaggedTensor:
-    """Returns the pieces [n, (pieces)] of UTF-8 strings [n] that become tokens. A graph function."""
+    """Returns the pieces, [n, (pieces)], of UTF-8 strings [n]: its tokens. A graph function."""
     if kind == "char":
         return tf.strings.unicode_split(strings, "UTF-8")
     strings = tf.strings.regex_replace(strings, _SPACES, " ")

@@ -43,10 +43,11 @@ def load(
         seed: which examples are held out.
 
     Raises:
-        tfbp.UserError: an unknown or unprepared data set, one that is not of labelled images, or an
-            unknown class.
+        tfbp.UserError: an unknown or unprepared data set, one that is not of labelled images, an
+            unknown class, or a number out of range.
         ImportError: tensorflow-datasets is not installed.
     """
+    images.check_format(size, channels)
     builder = _builder(name, data_dir)
     image_key, label_key = _keys(builder)
     size = size or _common_size(builder.info.features[image_key])

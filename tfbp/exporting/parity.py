@@ -1,7 +1,7 @@
 """The gate before an export is published: a fresh process must answer like the trained model.
 
 The process loads the SavedModel as TensorFlow Serving does, by `tf.compat.v1.saved_model.loader`
-and tensor names; it has neither the model's code nor Keras, and no GPU:
+and tensor names, without the model's code and without a GPU:
 
     python -m tfbp.exporting.parity SAVED_MODEL REQUESTS ANSWERS
 """

@@ -1,0 +1,155 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbp import commands
+
+
+def save(folder, function, *, name="serving_default"):
+    module = tf.Module()
+    module.function = function
+    tf.saved_model.save(module, str(folder), {name: function})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def doubling(tmp_path_factory):
+    """Versions 2, 9 and 10 of a model; version n answers n·x, and NaN to 0."""
+    folder = tmp_path_factory.mktemp("doubling")
+    for version in (2, 9, 10):
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")])
+        def multiply(x, version=float(version)):
+            return {"y": tf.where(x == 0, np.nan, x * version)}
+
+        save(folder / str(version), multiply)
+    (folder / "latest").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mean_colour(tmp_path_factory):
+    """A model that answers the mean of each channel of an image of 2 by 4 pixels."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2, 4, 3], tf.float32, "image")])
+    def mean(image):
+        means = tf.reduce_mean(image, [1, 2])
+        names = tf.constant(["red", "green", "blue"])
+        best = tf.argmax(means, axis=-1)
+        probability = tf.reduce_max(means, axis=-1) / 255
+        return {"class": tf.gather(names, best), "probability": probability, "means": means}
+
+    return save(tmp_path_factory.mktemp("colour") / "1", mean)
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory):
+    """A model that writes each prompt `length` times."""
+    signature = [
+        tf.TensorSpec([None], tf.string, "prompt"),
+        tf.TensorSpec([], tf.int32, "length"),
+        tf.TensorSpec([], tf.float32, "temperature"),
+        tf.TensorSpec([], tf.int32, "top_k"),
+        tf.TensorSpec([], tf.int64, "seed"),
+    ]
+
+    @tf.function(input_signature=signature)
+    def repeat(prompt, length, temperature, top_k, seed):
+        text = tf.strings.reduce_join(tf.repeat(prompt[:, tf.newaxis], length, axis=1), axis=1)
+        return {"text": text}
+
+    return save(tmp_path_factory.mktemp("echo") / "1", repeat, name="generate")
+
+
+def predict(capsys, *arguments):
+    code = commands.main("recipes", ["predict", *map(str, arguments)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def png(path, pixels):
+    path.write_bytes(tf.io.encode_png(np.array(pixels, np.uint8)).numpy())
+    return path
+
+
+def test_the_newest_version_of_a_folder_answers(doubling, capsys):
+    code, out, _ = predict(capsys, doubling, "1,2", "-3,0.5")
+    assert code == 0
+    assert out == "input   y\n1,2     10,20\n-3,0.5  -30,5\n"
+
+
+def test_one_version_may_be_named(doubling, capsys):
+    assert predict(capsys, doubling / "2", "1,2")[1] == "input  y\n1,2    2,4\n"
+
+
+def test_nan_becomes_null_in_json(doubling, capsys):
+    _, out, _ = predict(capsys, doubling, "0,1", "--json")
+    assert json.loads(out) == {"input": "0,1", "y": [None, 10.0]}
+
+
+def test_more_inputs_than_a_batch_keep_their_order(doubling, capsys):
+    inputs = [f"{i},1" for i in range(1, 71)]
+    _, out, _ = predict(capsys, doubling, *inputs, "--json")
+    assert [json.loads(line)["y"][0] for line in out.splitlines()] == [10 * i for i in range(1, 71)]
+
+
+def test_images_are_decoded_to_what_the_signature_takes(mean_colour, tmp_path, capsys):
+    blue = png(tmp_path / "blue.png", np.full((8, 16, 3), [0, 51, 204]))
+    grey = png(tmp_path / "grey.png", np.full((2, 4, 1), 102))
+    code, out, _ = predict(capsys, mean_colour, blue, grey, "--json")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    means = np.array([answer["means"] for answer in answers])
+    np.testing.assert_allclose(means, [[0, 51, 204], [102, 102, 102]], rtol=1e-6)
+    assert answers[0]["class"] == "blue"
+
+
+def test_a_table_shows_the_label_and_its_probability_alone(mean_colour, tmp_path, capsys):
+    blue = png(tmp_path / "blue.png", np.full((2, 4, 3), [0, 51, 204]))
+    rows = [line.split() for line in predict(capsys, mean_colour, blue)[1].splitlines()]
+    assert rows == [["input", "class", "probability"], [str(blue), "blue", "0.8"]]
+
+
+def test_prompts_are_continued_by_the_flags(echo, capsys):
+    code, out, _ = predict(capsys, echo, "one ", "zwei ü", "--length=2")
+    assert (code, out) == (0, "one one \n\nzwei üzwei ü\n")
+
+
+def test_mistakes_name_the_input(doubling, mean_colour, tmp_path, capsys):
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    for model, argument, rule in (
+        (doubling, "1,2,3", "`INPUT` must be 2 numbers between commas"),
+        (doubling, "1,two", "`INPUT` must be numbers between commas"),
+        (doubling, "1,nan", "`INPUT` must be finite numbers"),
+        (mean_colour, tmp_path / "none.png", "`INPUT` must be an image file (No such file"),
+        (mean_colour, tmp_path, "`INPUT` must be an image file (Is a directory"),
+        (mean_colour, tmp_path / "text.png", "`INPUT` must be a JPEG, PNG, GIF or BMP file"),
+        (mean_colour, tmp_path / "empty.png", "`INPUT` must be a JPEG, PNG, GIF or BMP file"),
+        (tmp_path, "1,2", "`SAVED_MODEL` must be a SavedModel"),
+    ):
+        code, out, err = predict(capsys, model, argument)
+        assert (code, out) == (2, "")
+        assert rule in err
+        assert str(tmp_path if model == tmp_path else argument) in err
+
+
+def test_a_damaged_model_is_refused(doubling, tmp_path, capsys):
+    (tmp_path / "saved_model.pb").write_bytes(b"damaged")
+    code, _, err = predict(capsys, tmp_path, "1,2")
+    assert code == 2
+    assert "`SAVED_MODEL` must load" in err
+
+
+def test_a_model_of_several_inputs_is_refused_with_their_names(tmp_path, capsys):
+    specs = [tf.TensorSpec([None], tf.float32, "left"), tf.TensorSpec([None], tf.float32, "right")]
+
+    @tf.function(input_signature=specs)
+    def add(left, right):
+        return {"sum": left + right}
+
+    code, _, err = predict(capsys, save(tmp_path / "1", add), "1")
+    assert code == 2
+    assert "['left', 'right']" in err
