@@ -27,7 +27,7 @@ class Config(tfbp.Config):
     dropout: float = tfbp.field(0.0, "rate of dropout in the head", low=0, high=0.95)
     scratch_epochs: int = tfbp.field(4, "epochs of --weights=none", low=1)
     scratch_rate: float = tfbp.field(1e-4, "learning rate of --weights=none", low=1e-8, high=1)
-    head_epochs: int = tfbp.field(30, "epochs of the head alone; 0 leaves the phase out", low=0)
+    head_epochs: int = tfbp.field(60, "epochs of the head alone; 0 leaves the phase out", low=0)
     head_rate: float = tfbp.field(1e-3, "learning rate of the head alone", low=1e-8, high=1)
     tune_epochs: int = tfbp.field(10, "epochs of block 5 and head; 0 leaves the phase out", low=0)
     tune_rate: float = tfbp.field(1e-5, "learning rate of block 5 and head", low=1e-8, high=1)
@@ -52,16 +52,14 @@ def model(config, splits):
 
 def phases(config):
     if config.weights == "none":
-        everything = {"epochs": config.scratch_epochs, "learning_rate": config.scratch_rate}
-        return [tfbp.Phase("scratch", trainable=".*", **everything)]
-    head = {"epochs": config.head_epochs, "learning_rate": config.head_rate}
-    tune = {"epochs": config.tune_epochs, "learning_rate": config.tune_rate}
+        wanted = [("scratch", ".*", config.scratch_epochs, config.scratch_rate)]
+    else:
+        wanted = [
+            ("head", "head.*", config.head_epochs, config.head_rate),
+            ("tune", "head.*|vgg16/block5_.*", config.tune_epochs, config.tune_rate),
+        ]
     return [
-        phase
-        for phase in (
-            config.head_epochs and tfbp.Phase("head", trainable="head.*", **head),
-            config.tune_epochs
-            and tfbp.Phase("tune", trainable="head.*|vgg16/block5_.*", **tune),
-        )
-        if phase
+        tfbp.Phase(name, trainable, epochs=epochs, learning_rate=rate, schedule="cosine")
+        for name, trainable, epochs, rate in wanted
+        if epochs
     ]

@@ -73,12 +73,11 @@ def quiet_start() -> Iterator[None]:
     """Keeps the notes that TensorFlow writes while it is imported off the screen.
 
     Its C++ side writes some of them to the file descriptor of standard error before it looks at
-    TF_CPP_MIN_LOG_LEVEL (tensorflow/tensorflow#100442). Who sets that variable sees them all.
+    TF_CPP_MIN_LOG_LEVEL (tensorflow/tensorflow#100442). At a level below 3 they are shown.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.stderr.flush()
     kept = os.dup(2)
     try:

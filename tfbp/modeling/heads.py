@@ -84,8 +84,11 @@ def swap_head(
         )(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="head_dropout")(x)
+    # A start near zero: on features as large as some backbones' the usual start begins with logits
+    # of tens, and with few labels much of that noise stays in the answer.
     # float32 whatever the policy: a softmax of float16 logits loses digits.
-    logits = keras.layers.Dense(width, name="head", dtype="float32")(x)
+    start = keras.initializers.RandomNormal(stddev=1e-3)
+    logits = keras.layers.Dense(width, kernel_initializer=start, name="head", dtype="float32")(x)
     return keras.Model(images, logits, name=f"{backbone.name}_swapped")
 
 
