@@ -1,7 +1,7 @@
 """A fully connected network whose gradients are the chain rule written out by hand, without a tape.
 
-    python -m recipes run backprop
-    python -m recipes run backprop --layers=100,500,250,10 --data='random?shape=100&classes=10'
+python -m recipes run backprop
+python -m recipes run backprop --layers=100,500,250,10 --data='random?shape=100&classes=10'
 """
 
 import dataclasses
@@ -77,7 +77,9 @@ class Backprop(keras.Model):
 
 
 def data(config):
-    return catalog.load(config.data, seed=config.seed, size=math.isqrt(config.layers[0]), channels=1)
+    return catalog.load(
+        config.data, seed=config.seed, size=math.isqrt(config.layers[0]), channels=1
+    )
 
 
 def task(config, splits):

@@ -1,7 +1,7 @@
 """Fits y = wx + b by gradient descent, with the tape in plain sight.
 
-    python -m recipes run linear_regression
-    python -m recipes run linear_regression --data=proportional --bias=false
+python -m recipes run linear_regression
+python -m recipes run linear_regression --data=proportional --bias=false
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from tfbp.data import catalog
 class Config(tfbp.Config):
     data: str = tfbp.field("line", "a table: line, proportional or csv:PATH?target=COLUMN")
     bias: bool = tfbp.field(True, "learn b; without it, y = wx")
-    optimizer: str = tfbp.field(
-        "sgd", "update rule", choices=("sgd", "adam", "adagrad", "rmsprop")
-    )
+    optimizer: str = tfbp.field("sgd", "update rule", choices=("sgd", "adam", "adagrad", "rmsprop"))
     learning_rate: float = tfbp.field(0.01, "learning rate", low=1e-8, high=10)
     epochs: int = tfbp.field(3000, "passes over the data", low=1)
-    batch_size: int = tfbp.field(100, "examples per step; all of them: plain gradient descent", low=1)
+    batch_size: int = tfbp.field(
+        100, "examples per step; all of them: plain gradient descent", low=1
+    )
 
 
 class LinearRegression(keras.Model):
@@ -52,9 +52,7 @@ def task(config, splits):
 
 def model(config, splits):
     x = keras.Input(splits.train.spec[0].shape, name="x")
-    line = keras.layers.Dense(
-        1, use_bias=config.bias, kernel_initializer="zeros", name="line"
-    )
+    line = keras.layers.Dense(1, use_bias=config.bias, kernel_initializer="zeros", name="line")
     return LinearRegression(x, line(x), name="linear_regression")
 
 

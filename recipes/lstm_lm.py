@@ -1,8 +1,8 @@
 """A language model of stacked LSTMs: learns to continue text, by character or by word.
 
-    python -m recipes run lstm_lm
-    python -m recipes run lstm_lm --data=text:novel.txt --tokens=char --steps=64
-    python -m recipes predict saved_models/lstm_lm 'The import statement'
+python -m recipes run lstm_lm
+python -m recipes run lstm_lm --data=text:novel.txt --tokens=char --steps=64
+python -m recipes predict saved_models/lstm_lm 'The import statement'
 """
 
 import dataclasses

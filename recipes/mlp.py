@@ -1,7 +1,7 @@
 """A fully connected network of Keras layers: what `backprop` does, with the tape and regularisers.
 
-    python -m recipes run mlp
-    python -m recipes run mlp --layers=784,256,128,10 --dropout=0.2 --l2=1e-4
+python -m recipes run mlp
+python -m recipes run mlp --layers=784,256,128,10 --dropout=0.2 --l2=1e-4
 """
 
 import dataclasses
@@ -27,7 +27,9 @@ class Config(tfbp.Config):
 
 
 def data(config):
-    return catalog.load(config.data, seed=config.seed, size=math.isqrt(config.layers[0]), channels=1)
+    return catalog.load(
+        config.data, seed=config.seed, size=math.isqrt(config.layers[0]), channels=1
+    )
 
 
 def task(config, splits):

@@ -1,8 +1,8 @@
 """Swaps the head of VGG16 and fine-tunes it: first the head alone, then block 5 and the head.
 
-    python -m recipes run vgg16 --weights=none --data=glyphs          # pretrain from scratch
-    python -m recipes run vgg16 --weights=runs/vgg16/1 --data='digits?per_class=5'
-    python -m recipes run vgg16 --data=folder:flowers --size=224      # from ImageNet
+python -m recipes run vgg16 --weights=none --data=glyphs          # pretrain from scratch
+python -m recipes run vgg16 --weights=runs/vgg16/1 --data='digits?per_class=5'
+python -m recipes run vgg16 --data=folder:flowers --size=224      # from ImageNet
 """
 
 import dataclasses
@@ -45,9 +45,7 @@ def model(config, splits):
     backbone = backbones.build(
         keras.applications.VGG16, splits.train.spec[0].shape, config.weights, config.seed
     )
-    return tfbp.swap_head(
-        backbone, splits.classes, hidden=config.hidden, dropout=config.dropout
-    )
+    return tfbp.swap_head(backbone, splits.classes, hidden=config.hidden, dropout=config.dropout)
 
 
 def phases(config):

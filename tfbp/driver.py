@@ -83,9 +83,7 @@ class Run:
             tfbp.exporting.parity.ParityError: the export does not answer like the model.
         """
         held_out = self.splits.test or self.splits.validation or self.splits.train
-        path, parity = versions.export(
-            self.model, self.task, held_out, folder, details=self.result
-        )
+        path, parity = versions.export(self.model, self.task, held_out, folder, details=self.result)
         self.result["export"] = {"path": str(path), "parity": parity}
         return str(path)
 
@@ -332,6 +330,8 @@ def _finish(it: Run) -> None:
     if it.directory is None:
         return
     it.model.save(it.directory / run_directory.MODEL)
+    for file, text in it.task.assets().items():
+        storage.write_text(it.directory / file, text)
     text = json.dumps(it.result, indent=2) + "\n"
     storage.write_text(it.directory / run_directory.RESULT, text)
     checkpoint.Checkpoints(it.directory / run_directory.CHECKPOINTS).clear()

@@ -132,7 +132,9 @@ def load(recipe: str, folder: str | os.PathLike) -> types.ModuleType:
     known = discover(folder)
     path = known.get(recipe) or pathlib.Path(recipe)
     if recipe not in known and path.suffix != ".py":
-        raise mistake("recipe", "must be a known recipe or the path of a Python file", recipe, known)
+        raise mistake(
+            "recipe", "must be a known recipe or the path of a Python file", recipe, known
+        )
     if not path.is_file():
         raise mistake("recipe", "must be a file that exists", recipe, known)
     # Not under its bare name: a user's `mlp.py` must not hide a package of that name.

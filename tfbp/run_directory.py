@@ -70,7 +70,9 @@ def claim(path: str | os.PathLike, asked: dict) -> pathlib.Path:
             path.mkdir(parents=True, exist_ok=True)
             storage.write_text(path / CONFIG, json.dumps(asked, indent=2) + "\n")
         except OSError as error:
-            raise mistake("workdir", f"must be a directory that can be written ({error})", str(path)) from error
+            raise mistake(
+                "workdir", f"must be a directory that can be written ({error})", str(path)
+            ) from error
     return path
 
 
@@ -111,9 +113,7 @@ def _asked(path: pathlib.Path) -> dict | None:
 
 def _difference(there: dict, asked: dict) -> str:
     flat = [_flat(value) for value in (there, asked)]
-    names = [
-        name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)
-    ]
+    names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
     return ", ".join(
         f"`{name}` ({flat[0].get(name)!r}, not {flat[1].get(name)!r})" for name in names
     )

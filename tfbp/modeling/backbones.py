@@ -93,11 +93,15 @@ def load(backbone: keras.Model, source: str) -> None:
 def _of_run(directory: pathlib.Path, name: str) -> keras.Model:
     file = directory / MODEL_FILE
     if not file.is_file():
-        raise mistake("weights", f"must be a run that has ended (it holds no {MODEL_FILE})", str(directory))
+        raise mistake(
+            "weights", f"must be a run that has ended (it holds no {MODEL_FILE})", str(directory)
+        )
     model = keras.models.load_model(file, compile=False)
     models = {layer.name: layer for layer in model.layers if isinstance(layer, keras.Model)}
     if name not in models:
-        raise mistake("weights", f"must be a run whose model contains {name!r}", str(directory), models)
+        raise mistake(
+            "weights", f"must be a run whose model contains {name!r}", str(directory), models
+        )
     return models[name]
 
 

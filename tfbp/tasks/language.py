@@ -146,8 +146,8 @@ class LanguageModel:
         }
 
     def assets(self) -> dict[str, str]:
-        """Returns nothing: the vocabulary is inside the graph."""
-        return {}
+        """Returns `vocabulary.json`, what another run needs to fine-tune on other text."""
+        return {"vocabulary.json": self.vocabulary.to_json()}
 
     def _stepper(self, model: keras.Model, examples: Examples) -> Stepper:
         x, _ = probe.few(examples, 4)

@@ -5,7 +5,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.errors import UserError
-from tfbp.modeling import paths
 
 
 class Stepper:
@@ -19,19 +18,30 @@ class Stepper:
     """
 
     def __init__(self, model: keras.Model):
-        self._layers = [
-            keras.layers.RNN(layer.cell, return_sequences=True, return_state=True)
-            if isinstance(layer, keras.layers.RNN)
-            else layer
-            for _, layer in paths.layers(model)
-            if not isinstance(layer, keras.layers.InputLayer)
-        ]
+        self._calls = []
+
+        def note(layer, *args, **settings):
+            stepping = layer
+            if isinstance(layer, keras.layers.RNN):
+                stepping = keras.layers.RNN(layer.cell, return_sequences=True, return_state=True)
+            self._calls.append((stepping, settings))
+            return layer(*args, **settings)
+
+        # A walk over the calls, not the layers: a tied embedding is called twice.
+        keras.models.clone_model(
+            model,
+            input_tensors=keras.tree.map_structure(
+                lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype), model.input
+            ),
+            clone_function=lambda layer: layer,
+            call_function=note,
+        )
 
     def start(self, batch: tf.Tensor | int) -> list:
         """Returns the state of `batch` rows before their first token: zeros."""
         return [
             layer.get_initial_state(batch)
-            for layer in self._layers
+            for layer, _ in self._calls
             if isinstance(layer, keras.layers.RNN)
         ]
 
@@ -47,12 +57,12 @@ class Stepper:
                 and the logits are those of the step before.
         """
         values, states, left = tokens, [], iter(states)
-        for layer in self._layers:
+        for layer, settings in self._calls:
             if isinstance(layer, keras.layers.RNN):
                 values, *state = layer(values, initial_state=next(left), mask=mask)
                 states.append(state)
             else:
-                values = layer(values)
+                values = layer(values, **settings)
         return tf.cast(values, tf.float32), states
 
     def prove(self, model: keras.Model, tokens: np.ndarray) -> None:

@@ -88,7 +88,9 @@ class Checkpoints:
                 if place.pop("state") != fingerprint.of_bytes(state):
                     raise ValueError("its contents do not have the hash that was written")
             except (OSError, ValueError, KeyError) as error:
-                logging.warning("Checkpoint %s is damaged (%s): the one before is used.", folder, error)
+                logging.warning(
+                    "Checkpoint %s is damaged (%s): the one before is used.", folder, error
+                )
                 continue
             with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
                 found = {int(name): arrays[name] for name in arrays.files}
