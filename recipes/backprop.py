@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import tfbp
 from tfbp.data import catalog
+from tfbp.modeling import backbones
 
 # Each activation's derivative, from its output a = f(z).
 DERIVATIVES = {
@@ -27,7 +28,7 @@ class Config(tfbp.Config):
     layers: tuple[int, ...] = tfbp.field((784, 128, 10), "inputs, hidden units…, classes", low=1)
     activation: str = tfbp.field("sigmoid", "of the hidden layers", choices=tuple(DERIVATIVES))
     learning_rate: float = tfbp.field(0.5, "learning rate of SGD", low=1e-8, high=100)
-    epochs: int = tfbp.field(100, "passes over the training examples", low=1)
+    epochs: int = tfbp.field(30, "passes over the training examples", low=1)
 
 
 class Backprop(keras.Model):
@@ -77,6 +78,10 @@ class Backprop(keras.Model):
 
 
 def data(config):
+    if len(config.layers) < 2:
+        raise tfbp.UserError(
+            f"`layers` must be at least inputs and classes. Received: {config.layers}."
+        )
     return catalog.load(
         config.data, seed=config.seed, size=math.isqrt(config.layers[0]), channels=1
     )
@@ -104,6 +109,8 @@ def model(config, splits):
         x = keras.layers.Dense(units, activation=config.activation, name=f"dense_{number}")(x)
     network = Backprop(inputs, keras.layers.Dense(classes, name="logits")(x), name="backprop")
     network.flatten, network.derivative = flat, DERIVATIVES[config.activation]
+    if config.weights:
+        backbones.load_whole(network, config.weights)
     return network
 
 

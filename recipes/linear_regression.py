@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import tfbp
 from tfbp.data import catalog
+from tfbp.modeling import backbones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,10 @@ def task(config, splits):
 def model(config, splits):
     x = keras.Input(splits.train.spec[0].shape, name="x")
     line = keras.layers.Dense(1, use_bias=config.bias, kernel_initializer="zeros", name="line")
-    return LinearRegression(x, line(x), name="linear_regression")
+    network = LinearRegression(x, line(x), name="linear_regression")
+    if config.weights:
+        backbones.load_whole(network, config.weights)
+    return network
 
 
 def phases(config):

@@ -12,6 +12,7 @@ import keras
 
 import tfbp
 from tfbp.data import catalog
+from tfbp.modeling import backbones
 
 CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers.SimpleRNN}
 
@@ -37,16 +38,22 @@ class Config(tfbp.Config):
 
 
 def data(config):
-    earlier = config.weights and tfbp.Vocabulary.from_json(
-        pathlib.Path(config.weights, "vocabulary.json").read_text(encoding="utf-8")
-    )
+    earlier = None
+    if config.weights:
+        file = pathlib.Path(config.weights, "vocabulary.json")
+        if not file.is_file():
+            raise tfbp.UserError(
+                "`weights` must be the directory of an earlier run of lstm_lm, with its "
+                f"vocabulary.json. Received: {config.weights!r}."
+            )
+        earlier = tfbp.Vocabulary.from_json(file.read_text(encoding="utf-8"))
     return catalog.load_text(
         config.data,
         kind=config.tokens,
         vocabulary_size=config.vocabulary,
         steps=config.steps,
         targets=config.targets,
-        vocabulary=earlier or None,
+        vocabulary=earlier,
     )
 
 
@@ -72,7 +79,7 @@ def model(config, splits):
         logits = keras.layers.Dense(size, name="logits")(x)
     network = keras.Model(tokens, logits, name="lstm_lm")
     if config.weights:
-        network.load_weights(pathlib.Path(config.weights, "model.keras"))
+        backbones.load_whole(network, config.weights)
     return network
 
 

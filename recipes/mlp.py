@@ -11,6 +11,7 @@ import keras
 
 import tfbp
 from tfbp.data import catalog
+from tfbp.modeling import backbones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +24,14 @@ class Config(tfbp.Config):
     dropout: float = tfbp.field(0.0, "rate of dropout after each hidden layer", low=0, high=0.95)
     l2: float = tfbp.field(0.0, "weight of the squared kernels in the loss", low=0)
     learning_rate: float = tfbp.field(0.1, "learning rate of SGD", low=1e-8, high=100)
-    epochs: int = tfbp.field(60, "passes over the training examples", low=1)
+    epochs: int = tfbp.field(30, "passes over the training examples", low=1)
 
 
 def data(config):
+    if len(config.layers) < 2:
+        raise tfbp.UserError(
+            f"`layers` must be at least inputs and classes. Received: {config.layers}."
+        )
     return catalog.load(
         config.data, seed=config.seed, size=math.isqrt(config.layers[0]), channels=1
     )
@@ -55,7 +60,10 @@ def model(config, splits):
         if config.dropout:
             x = keras.layers.Dropout(config.dropout)(x)
     logits = keras.layers.Dense(classes, name="logits", **settings)(x)
-    return keras.Model(inputs, logits, name="mlp")
+    network = keras.Model(inputs, logits, name="mlp")
+    if config.weights:
+        backbones.load_whole(network, config.weights)
+    return network
 
 
 def phases(config):

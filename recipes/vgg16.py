@@ -1,4 +1,4 @@
-"""Swaps the head of VGG16 and fine-tunes it: first the head alone, then block 5 and the head.
+"""Swaps the head of VGG16 and fine-tunes it: first the head alone, then the last block with it.
 
 python -m recipes run vgg16 --weights=none --data=glyphs          # pretrain from scratch
 python -m recipes run vgg16 --weights=runs/vgg16/1 --data='digits?per_class=5'
@@ -23,14 +23,22 @@ class Config(tfbp.Config):
         "from a random start; random: keep a random start frozen, to compare with",
     )
     size: int = tfbp.field(32, "height and width that images are scaled to, pixels", low=1)
+    last_block: int = tfbp.field(
+        5,
+        "blocks after this one are left out: fewer suit small images and far-off tasks",
+        low=1,
+        high=5,
+    )
     hidden: tuple[int, ...] = tfbp.field((), "units of the head's hidden layers", low=1)
     dropout: float = tfbp.field(0.0, "rate of dropout in the head", low=0, high=0.95)
     scratch_epochs: int = tfbp.field(4, "epochs of --weights=none", low=1)
     scratch_rate: float = tfbp.field(1e-4, "learning rate of --weights=none", low=1e-8, high=1)
-    head_epochs: int = tfbp.field(60, "epochs of the head alone; 0 leaves the phase out", low=0)
+    head_epochs: int = tfbp.field(30, "epochs of the head alone; 0 leaves the phase out", low=0)
     head_rate: float = tfbp.field(1e-3, "learning rate of the head alone", low=1e-8, high=1)
-    tune_epochs: int = tfbp.field(10, "epochs of block 5 and head; 0 leaves the phase out", low=0)
-    tune_rate: float = tfbp.field(1e-5, "learning rate of block 5 and head", low=1e-8, high=1)
+    tune_epochs: int = tfbp.field(
+        10, "epochs of last block and head; 0 leaves the phase out", low=0
+    )
+    tune_rate: float = tfbp.field(1e-5, "learning rate of last block and head", low=1e-8, high=1)
 
 
 def data(config):
@@ -45,17 +53,20 @@ def model(config, splits):
     backbone = backbones.build(
         keras.applications.VGG16, splits.train.spec[0].shape, config.weights, config.seed
     )
+    if config.last_block < 5:
+        features = backbone.get_layer(f"block{config.last_block}_pool").output
+        backbone = keras.Model(backbone.input, features, name=backbone.name)
     return tfbp.swap_head(backbone, splits.classes, hidden=config.hidden, dropout=config.dropout)
 
 
 def phases(config):
     if config.weights == "none":
-        wanted = [("scratch", ".*", config.scratch_epochs, config.scratch_rate)]
-    else:
-        wanted = [
-            ("head", "head.*", config.head_epochs, config.head_rate),
-            ("tune", "head.*|vgg16/block5_.*", config.tune_epochs, config.tune_rate),
-        ]
+        everything = {"epochs": config.scratch_epochs, "learning_rate": config.scratch_rate}
+        return [tfbp.Phase("scratch", trainable=".*", **everything)]
+    wanted = [
+        ("head", "head.*", config.head_epochs, config.head_rate),
+        ("tune", f"head.*|vgg16/block{config.last_block}_.*", config.tune_epochs, config.tune_rate),
+    ]
     return [
         tfbp.Phase(name, trainable, epochs=epochs, learning_rate=rate, schedule="cosine")
         for name, trainable, epochs, rate in wanted

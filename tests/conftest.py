@@ -9,6 +9,13 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 
+import tensorflow as tf
+
+# Two devices for tf.distribute; whoever asks for no strategy gets the first one.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -12,16 +12,15 @@ import types
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tfbp import fingerprint, run_directory, storage
 from tfbp import recipe as recipes
-from tfbp import run_directory, storage
 from tfbp.data.examples import Examples, Splits
 from tfbp.errors import mistake
 from tfbp.exporting import versions
-from tfbp.modeling import freezing, paths
+from tfbp.modeling import freezing
 from tfbp.reporting.history import History
 from tfbp.reporting.progress import Progress
 from tfbp.reporting.tensorboard import TensorBoard
@@ -59,6 +58,8 @@ class Run:
     def __post_init__(self):
         if self.batch_size < 1:
             raise mistake("batch_size", "must be at least 1", self.batch_size)
+        if not self.phases:
+            raise mistake("phases", "must be one or more", self.phases)
         if self.batch_size > self.splits.train.size:
             logging.warning(
                 "`batch_size` is cut from %d to the %d training examples.",
@@ -67,7 +68,7 @@ class Run:
             )
             self.batch_size = self.splits.train.size
         for phase in self.phases:
-            paths.select(self.model, phase.trainable)
+            freezing.freeze(self.model, phase.trainable, phase.batch_norm)
         self.task.check(self.model, self.splits.train)
         self._measure = loop.Measure(self.model, self.task, self.strategy)
 
@@ -123,6 +124,7 @@ def fit(
         asked = {
             "batch_size": batch_size,
             "examples": splits.train.fingerprint,
+            "model": fingerprint.of_json([weight.shape for weight in model.weights]),
             "phases": [dataclasses.asdict(phase) for phase in phases],
             "seed": seed,
             "task": type(task).__name__,
@@ -214,13 +216,15 @@ def _train(it: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
     done = list(place.phases)
     while place.phase < len(it.phases):
         done.append(_train_phase(it, place, state, checkpoints, callbacks))
-        place = Place(place.phase + 1, 0, tuple(it.history), tuple(done))
-        state = None
+        place, state = Place(place.phase + 1, 0, tuple(it.history), tuple(done)), None
         if checkpoints:
             checkpoints.save(it.model, place)
     if state is not None:  # Stopped after the last phase: the weights are the checkpoint's.
         _compile(it, it.phases[-1])
-        checkpoint.restore(it.model, state)
+        checkpoint.restore(it.model, place, state)
+    # The model goes back to its owner as plain Keras compiles it: it saves and loads without tfbp.
+    with it.strategy.scope():
+        it.model.compile(it.model.optimizer.rule, loss=it.task.loss(), metrics=it.task.metrics())
     splits = {"train": it.splits.train, "validation": it.splits.validation, "test": it.splits.test}
     splits = {name: examples for name, examples in splits.items() if examples is not None}
     it.result = {
@@ -259,9 +263,10 @@ def _train_phase(it: Run, place: Place, state, checkpoints, callbacks) -> dict:
     phase = it.phases[place.phase]
     began = time.perf_counter()
     frozen = _compile(it, phase)
-    proof = Proof(frozen)
     if state is not None:
-        checkpoint.restore(it.model, state)
+        checkpoint.restore(it.model, place, state)
+    proof = Proof(frozen, place.before)
+    place = dataclasses.replace(place, before=proof.before)
     steps = batches.steps_per_epoch(it.splits.train.size, it.batch_size)
 
     def save_if_due(step: int) -> None:
@@ -329,7 +334,7 @@ def _finish(it: Run) -> None:
     """Writes the model and `result.json` into the run's directory, and drops its checkpoints."""
     if it.directory is None:
         return
-    it.model.save(it.directory / run_directory.MODEL)
+    it.model.save(it.directory / run_directory.MODEL, include_optimizer=False)
     for file, text in it.task.assets().items():
         storage.write_text(it.directory / file, text)
     text = json.dumps(it.result, indent=2) + "\n"

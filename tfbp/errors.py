@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The command line prints its message alone and exits with 2."""
+    """A mistake that the user can mend. The command line prints its message and exits with 2."""
 
 
 def mistake(argument: str, rule: str, received: object, known: Iterable[str] = ()) -> UserError:

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def of_bytes(*parts: bytes) -> str:
-    """Returns the hex SHA-256 of `parts`, each preceded by its length so that no two lists collide."""
+    """Returns the hex SHA-256 of `parts`, each after its length, so that no two lists collide."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))

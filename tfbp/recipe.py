@@ -107,7 +107,7 @@ def flags_text(config: Config) -> str:
 
 
 def discover(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
-    """Returns name → file of the recipes in a folder: its Python files without a leading underscore."""
+    """Returns name → file of a folder's recipes: its Python files without a leading underscore."""
     files = sorted(pathlib.Path(folder).glob("*.py"))
     return {path.stem: path for path in files if not path.stem.startswith("_")}
 

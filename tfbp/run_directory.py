@@ -22,7 +22,7 @@ HISTORY, MODEL, CHECKPOINTS, TENSORBOARD = (
 def next_or_unfinished(folder: str | os.PathLike, asked: dict) -> pathlib.Path:
     """Returns the newest unfinished run in `folder` that was asked the same, or the next number."""
     folder = pathlib.Path(folder)
-    numbers = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    numbers = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     for number in sorted(numbers, reverse=True):
         candidate = folder / str(number)
         if not ended(candidate) and _asked(candidate) == asked:
@@ -93,7 +93,7 @@ def history(path: str | os.PathLike) -> list[dict]:
     """Returns the rows of `history.csv`, numbers as numbers, without the cells that are empty."""
     with open(pathlib.Path(path) / HISTORY, newline="", encoding="utf-8") as file:
         return [
-            {name: _number(text) for name, text in row.items() if text}
+            {name: text if name == "phase" else _number(text) for name, text in row.items() if text}
             for row in csv.DictReader(file)
         ]
 

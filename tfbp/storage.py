@@ -16,7 +16,7 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Replaces the file at `path` by `content`: a reader sees the old file or the new one, whole."""
+    """Replaces the file at `path` by `content`: a reader sees the old file or the new, whole."""
     path = pathlib.Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -56,9 +56,14 @@ def publish(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
         for path in sorted(beside.rglob("*"), reverse=True):
             _sync(path)
         _sync(beside)
-        if folder.exists():
+        if folder.exists():  # Renaming replaces an empty folder without a word.
             raise FileExistsError(f"{folder} exists already")
-        os.rename(beside, folder)
+        try:
+            os.rename(beside, folder)
+        except OSError as error:
+            if folder.exists():
+                raise FileExistsError(f"{folder} exists already") from error
+            raise
         _sync(folder.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

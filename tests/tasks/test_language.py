@@ -7,6 +7,8 @@ from tfbp.data import text
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
 from tfbp.tasks.language import LanguageModel
+from tfbp.training import optimizer
+from tfbp.training.phase import Phase
 
 TEXT = "the cat sat on the mat; the dog sat on the cat. " * 4
 VOCABULARY = text.Vocabulary.from_text(TEXT, "char", 50)
@@ -164,6 +166,13 @@ def test_prompts_may_be_empty_and_so_may_what_follows(generate):
     assert write(generate, ["the cat"], length=0) == ["the cat"]
     assert [len(written) for written in write(generate, ["", "a"], length=5)] == [5, 6]
     assert len(write(generate, [""], length=5)[0]) == 5
+
+
+def test_a_model_that_is_compiled_for_training_writes_as_before(generate):
+    model = network()
+    phase = Phase("fit", ".*", epochs=1, learning_rate=0.1)
+    model.compile(optimizer.build(phase, steps=1), LanguageModel(VOCABULARY).loss())
+    assert write(function("generate", model), ["the "]) == write(generate, ["the "])
 
 
 def test_requests_are_held_out_windows():

@@ -74,7 +74,8 @@ def parse(kind: type, arguments: Sequence[str], *, about: str) -> tuple[typing.A
     try:
         rest = values(["", *arguments], known_only=True)[1:]
     except flags.IllegalFlagValueError as error:
-        raise error.__context__ from None  # absl wraps what the parser below raised
+        # absl wraps what the parser below raised; the rest is its own.
+        raise error.__context__ or UserError(f"{error}.") from None
     except flags.CantOpenFlagFileError as error:
         cause = error.__context__
         rule = f"must be a file that can be read ({cause.strerror})"

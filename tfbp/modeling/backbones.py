@@ -1,9 +1,13 @@
-"""Where a backbone's weights come from: ImageNet, a file, an earlier run, or a He start."""
+"""Where weights come from: ImageNet, a file, an earlier run, or a He start."""
 
+import io
 import os
 import pathlib
+import re
+import zipfile
 from collections.abc import Callable, Sequence
 
+import h5py
 import keras
 
 from tfbp.errors import UserError, mistake
@@ -72,7 +76,8 @@ def load(backbone: keras.Model, source: str) -> None:
     if not path.exists():
         raise mistake(
             "weights",
-            "must be 'imagenet', 'none', 'random', a weights file or the directory of an earlier run",
+            "must be 'imagenet', 'none', 'random', a weights file or the directory of an earlier "
+            "run",
             source,
         )
     if path.is_dir():
@@ -84,10 +89,57 @@ def load(backbone: keras.Model, source: str) -> None:
         return
     if path.suffix != ".h5":
         raise mistake("weights", "must be a file that ends with .weights.h5 or .h5", source)
+    _load_file(backbone, path, source)
+
+
+def load_whole(model: keras.Model, source: str) -> None:
+    """Loads all weights of a model.
+
+    Args:
+        source: a `.weights.h5` file, or the directory of an earlier run of an equal model.
+
+    Raises:
+        tfbp.UserError: no such path, or the weights are not this model's.
+    """
+    path = pathlib.Path(source)
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        rule = "must be a weights file or the directory of an earlier run that has ended"
+        raise mistake("weights", rule, source)
+    _load_file(model, file, source)
+
+
+def _load_file(model: keras.Model, file: pathlib.Path, source: str) -> None:
     try:
-        backbone.load_weights(path)
+        model.load_weights(file)
     except (ValueError, OSError, KeyError) as error:
-        raise _unfit(source, backbone, error) from error
+        raise _unfit(source, model, error) from error
+    # Keras takes the first layers of a deeper model without a word.
+    if (more := _arrays(file) - len(model.weights)) > 0:
+        raise mistake(
+            "weights", f"must hold the weights of {model.name!r} alone, not {more} more", source
+        )
+
+
+def _arrays(path: pathlib.Path) -> int:
+    """Returns how many weights a file holds, without an optimizer's state and random seeds.
+
+    0 for the files of `keras.applications`, whose layers Keras itself counts.
+    """
+    if path.suffix == ".keras":
+        content = zipfile.ZipFile(path).read("model.weights.h5")
+    elif path.name.endswith(".weights.h5"):
+        content = path.read_bytes()
+    else:
+        return 0
+    found = []
+    with h5py.File(io.BytesIO(content)) as file:
+        file.visititems(lambda *item: found.append(item))
+        return sum(
+            isinstance(value, h5py.Dataset)
+            and not re.match("optimizer/|(.*/)?seed_generator/", name)
+            for name, value in found
+        )
 
 
 def _of_run(directory: pathlib.Path, name: str) -> keras.Model:
@@ -96,7 +148,11 @@ def _of_run(directory: pathlib.Path, name: str) -> keras.Model:
         raise mistake(
             "weights", f"must be a run that has ended (it holds no {MODEL_FILE})", str(directory)
         )
-    model = keras.models.load_model(file, compile=False)
+    try:
+        model = keras.models.load_model(file, compile=False)
+    except (OSError, TypeError, ValueError) as error:  # TypeError: a class of a recipe's own
+        rule = f"must be a run whose model is of Keras's own classes and contains {name!r}"
+        raise mistake("weights", rule, str(directory)) from error
     models = {layer.name: layer for layer in model.layers if isinstance(layer, keras.Model)}
     if name not in models:
         raise mistake(
@@ -105,9 +161,9 @@ def _of_run(directory: pathlib.Path, name: str) -> keras.Model:
     return models[name]
 
 
-def _unfit(source: str, backbone: keras.Model, error: Exception) -> UserError:
+def _unfit(source: str, model: keras.Model, error: Exception) -> UserError:
     reason = str(error).strip().partition("\n")[0]
-    return mistake("weights", f"must hold the weights of {backbone.name!r} ({reason})", source)
+    return mistake("weights", f"must hold the weights of {model.name!r} ({reason})", source)
 
 
 def _imagenet(architecture: Callable[..., keras.Model], shape: tuple[int, int, int]) -> keras.Model:

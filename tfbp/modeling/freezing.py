@@ -45,17 +45,11 @@ def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Fr
             beta fixed; "train" lets them use batch statistics and learn.
 
     Raises:
-        tfbp.UserError: the pattern matches no layer, or only frozen BatchNormalization layers.
+        tfbp.UserError: the pattern matches no layer, or none that can learn.
     """
     matched = paths.select(model, trainable)
     if batch_norm == "frozen":
         matched = {path: layer for path, layer in matched.items() if not _normalizes(layer)}
-        if not matched:
-            raise mistake(
-                "trainable",
-                "matches BatchNormalization layers alone, which `batch_norm='frozen'` keeps fixed",
-                trainable,
-            )
     # A frozen model hides the trainable layers inside it: open all, then freeze layer by layer.
     model.trainable = True
     frozen = {}
@@ -63,6 +57,9 @@ def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Fr
         layer.trainable = path in matched
         if path not in matched:
             frozen[path] = layer
+    if not model.trainable_weights:
+        rule = "must match a layer that can learn (`batch_norm='frozen'` keeps BatchNormalization)"
+        raise mistake("trainable", rule, trainable)
     statistics = tuple(path for path, layer in matched.items() if layer.non_trainable_weights)
     return Frozen(matched, statistics, frozen)
 

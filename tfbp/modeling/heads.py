@@ -36,17 +36,18 @@ def swap_head(
 ) -> keras.Model:
     """Returns images → preprocessing → backbone → average pooling → hidden layers → logits.
 
-    Layers of the head are named `head_1`, …, `head`, so that `trainable="head.*"` names it; those of
-    the backbone have the paths `<backbone>/<layer>`.
+    Layers of the head are named `head_1`, …, `head`, so that `trainable="head.*"` names it; those
+    of the backbone have the paths `<backbone>/<layer>`.
 
     Args:
-        backbone: images [batch, height, width, channels] → features [batch, height', width', c], which
-            are averaged over space, or [batch, c].
+        backbone: images [batch, height, width, channels] → features [batch, height', width', c],
+            which are averaged over space, or [batch, c].
         classes: the number of classes, or their names.
         hidden: units of dense ReLU layers before the last one.
         dropout: rate of the dropout before each dense layer, 0 to below 1.
         preprocess: maps float32 images of 0 to 255 to what the backbone was trained on: a function
-            of Keras tensors, None where the backbone does it itself, or "auto": by the backbone's name.
+            of Keras tensors, None where the backbone does it itself, or "auto": by the backbone's
+            name.
 
     Returns:
         float32 [batch, height, width, channels] of 0 to 255 → float32 logits [batch, classes].
@@ -55,13 +56,15 @@ def swap_head(
         tfbp.UserError: fewer than two classes, a size or rate out of range, a backbone that "auto"
             does not know or whose output is neither features nor a feature map.
     """
-    width = classes if isinstance(classes, int) else len(classes)
+    width = len(classes) if hasattr(classes, "__len__") else int(classes)
     if width < 2:
         raise mistake("classes", "must be at least 2", classes)
     if not 0 <= dropout < 1:
         raise mistake("dropout", "must be at least 0 and below 1", dropout)
     if any(units < 1 for units in hidden):
         raise mistake("hidden", "must be sizes of at least 1", tuple(hidden))
+    if not (preprocess in ("auto", None) or callable(preprocess)):
+        raise mistake("preprocess", "must be 'auto', a function or None", preprocess)
     rank = len(backbone.output_shape)
     if rank not in (2, 4):
         raise mistake(

@@ -13,7 +13,7 @@ from tfbp.errors import UserError, mistake
 
 
 def layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields (path, layer) of each layer that is not itself a model, once, in the order of the graph."""
+    """Yields (path, layer) of each layer that is no model itself, once, in the graph's order."""
     yield from _walk(model, prefix, set())
 
 

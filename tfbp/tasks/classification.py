@@ -23,7 +23,12 @@ class Classification:
     """
 
     def __init__(self, classes: Sequence[str]):
-        self.classes = tuple(classes or ())
+        if classes is None:
+            raise UserError(
+                "`classes` must be at least two different names. There are none: the data has "
+                "values to predict, not labels."
+            )
+        self.classes = tuple(classes)
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise mistake("classes", "must be at least two different names", classes)
 

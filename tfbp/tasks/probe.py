@@ -5,7 +5,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.data.examples import Examples
-from tfbp.errors import UserError
+from tfbp.errors import UserError, mistake
+
+# Edge of the largest images, in pixels, that are tried to say how large a model's must be.
+_LARGEST = 512
 
 
 def few(examples: Examples, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -22,14 +25,14 @@ def outputs(model: keras.Model, examples: Examples) -> np.ndarray:
         tfbp.UserError: the model does not take the examples, or has not one finite output.
     """
     x, _ = few(examples, 4)
+    refusal = _refusal(model, x.shape[1:], x.dtype)
+    if refusal:
+        _check_size(model, x)
+        raise _unfit(x, refusal)
     try:
         answer = model(x, training=False)
     except (ValueError, tf.errors.InvalidArgumentError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"`model` must take the examples, which are {x.dtype} {list(x.shape[1:])}. "
-            f"It answered: {reason}"
-        ) from error
+        raise _unfit(x, str(error).strip().partition("\n")[0]) from error
     if not tf.is_tensor(answer):
         raise UserError(f"`model` must have one output. Received: {type(answer).__name__}.")
     if not np.isfinite(answer).all():
@@ -49,3 +52,33 @@ def check_logits(answer: np.ndarray) -> None:
             "`model` must answer logits, and its answers are probabilities. "
             "Leave the softmax of its last layer out: the loss and the export apply it."
         )
+
+
+def _refusal(model: keras.Model, shape: tuple[int, ...], dtype: np.dtype) -> str:
+    """Returns why a model does not take examples of a shape, by Keras's own rules; "" if it does.
+
+    They come before the call: a pooling that is handed less than its window aborts, or answers an
+    empty map, whose mean is NaN.
+    """
+    try:
+        model.compute_output_spec(keras.KerasTensor((None, *shape), dtype.name))
+    except ValueError as error:
+        return str(error).strip()
+    return ""
+
+
+def _check_size(model: keras.Model, x: np.ndarray) -> None:
+    """Refuses images that a model does not take and would take if they were larger."""
+    if x.ndim != 4:
+        return
+    *size, channels = x.shape[1:]
+    for edge in range(min(size) + 1, _LARGEST + 1):
+        if not _refusal(model, (edge, edge, channels), x.dtype):
+            raise mistake("size", f"must be at least {edge} for {model.name!r}", tuple(size))
+
+
+def _unfit(x: np.ndarray, reason: str) -> UserError:
+    return UserError(
+        f"`model` must take the examples, which are {x.dtype} {list(x.shape[1:])}. "
+        f"It answered: {reason}"
+    )

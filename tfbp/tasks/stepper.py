@@ -27,9 +27,10 @@ class Stepper:
             self._calls.append((stepping, settings))
             return layer(*args, **settings)
 
-        # A walk over the calls, not the layers: a tied embedding is called twice.
+        # A walk over the calls, not the layers: a tied embedding is called twice. Over the graph
+        # alone: the clone of a compiled model would make its optimizer anew.
         keras.models.clone_model(
-            model,
+            keras.Model(model.input, model.output),
             input_tensors=keras.tree.map_structure(
                 lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype), model.input
             ),

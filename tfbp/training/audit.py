@@ -47,11 +47,12 @@ class Proof:
 
     Args:
         frozen: how the phase divides the model.
+        before: the fingerprints from when the phase began, where it goes on; None: it begins now.
     """
 
-    def __init__(self, frozen: Frozen):
+    def __init__(self, frozen: Frozen, before: dict | None = None):
         self._frozen = frozen
-        self._before = self._take()
+        self.before = before or self._take()
 
     def check(self) -> dict:
         """Returns the proof for `result.json`.
@@ -61,17 +62,17 @@ class Proof:
         """
         after = self._take()
         frozen = self._frozen.frozen
-        changed = [path for path in frozen if after[path] != self._before[path]]
+        changed = [path for path in frozen if after[path] != self.before[path]]
         changed += [
             path
             for path in self._frozen.trainable
             if path not in self._frozen.statistics
-            and after[path]["fixed"] != self._before[path]["fixed"]
+            and after[path]["fixed"] != self.before[path]["fixed"]
         ]
         still = [
             path
             for path in self._frozen.trainable
-            if after[path]["learning"] == self._before[path]["learning"]
+            if after[path]["learning"] and after[path]["learning"] == self.before[path]["learning"]
         ]
         if changed:
             raise ProofFailed(f"Frozen layers changed while training: {', '.join(changed)}.")

@@ -13,7 +13,7 @@ from tfbp.data.examples import Examples, order
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-    """Returns the number of global batches that hold `size` examples; the last one may be smaller."""
+    """Returns the number of global batches that hold `size` examples; the last may be smaller."""
     return math.ceil(size / batch_size)
 
 
@@ -50,12 +50,17 @@ def training(
 
 
 def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_size: int):
-    """Returns an iterable of all examples once, in their own order; each replica gets (x, y)."""
+    """Returns an iterable of all examples once, in their own order: (x, y, count) for each replica.
+
+    `count` is how many of the slice are examples: none of an empty slice's stand-in, without which
+    TensorFlow's convolutions on the CPU fail.
+    """
     size, steps = examples.size, steps_per_epoch(examples.size, batch_size)
 
     def read(step, replica, replicas):
         _, low, high, _ = _slice(step, steps, size, batch_size, replica, replicas)
-        return examples.read(tf.range(low, high))
+        x, y = examples.read(tf.range(low, tf.maximum(high, low + 1)) % size)
+        return x, y, high - low
 
     return _distribute(strategy, range(steps), read)
 

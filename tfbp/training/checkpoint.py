@@ -1,7 +1,8 @@
 """The state of a run at a point from which it can go on, as a folder that is whole or not there.
 
-It holds every variable (weights, statistics, random seeds, optimizer, metrics) by its position, so
-that auto-generated names do not matter, and the place in the run: phase, steps done, history.
+It holds every variable that the rest of the run depends on (weights, statistics, random seeds and,
+inside a phase, optimizer and metrics) by its position, so that auto-generated names do not matter,
+and the place in the run: phase, steps done, history.
 """
 
 import dataclasses
@@ -30,18 +31,23 @@ class Place:
         step: steps of the phase that are done.
         history: one row per finished epoch, all phases.
         phases: what has been recorded of the finished phases.
+        before: inside a phase, the fingerprints that its proof took when it began.
     """
 
     phase: int = 0
     step: int = 0
     history: tuple[dict, ...] = ()
     phases: tuple[dict, ...] = ()
+    before: dict | None = None
 
 
-def variables(model: keras.Model) -> list[keras.Variable]:
-    """Returns all that training changes: the model's variables, its optimizer's and its metrics'."""
-    optimizer = model.optimizer.variables if getattr(model, "optimizer", None) else []
-    every = [*model.variables, *optimizer, *model.metrics_variables]
+def variables(model: keras.Model, step: int) -> list[keras.Variable]:
+    """Returns what a run goes on with: before the first step of a phase, the model's variables;
+    inside a phase its optimizer's and its metrics' too.
+    """
+    every = list(model.variables)
+    if step:
+        every += [*model.optimizer.variables, *model.metrics_variables]
     return list({id(variable): variable for variable in every}.values())
 
 
@@ -67,33 +73,34 @@ class Checkpoints:
         numbers = self._numbers()
         with storage.publish(self._folder / str(max(numbers, default=0) + 1)) as folder:
             buffer = io.BytesIO()
-            arrays = {str(i): np.asarray(v) for i, v in enumerate(variables(model))}
+            arrays = {str(i): np.asarray(v) for i, v in enumerate(variables(model, place.step))}
             np.savez(buffer, **arrays)
             state = buffer.getvalue()
+            text = json.dumps(dataclasses.asdict(place)).encode()
             (folder / "state.npz").write_bytes(state)
-            (folder / "place.json").write_text(
-                json.dumps({**dataclasses.asdict(place), "state": fingerprint.of_bytes(state)})
-            )
+            (folder / "place.json").write_bytes(text)
+            (folder / "sha256").write_text(fingerprint.of_bytes(state, text))
         for number in sorted(numbers)[: -(KEPT - 1)]:
             shutil.rmtree(self._folder / str(number))
         self._saved = time.monotonic()
 
     def newest(self) -> tuple[Place, dict[int, np.ndarray]] | None:
-        """Returns the newest whole checkpoint, or None. A damaged one is passed over, with a warning."""
+        """Returns the newest whole checkpoint, or None; damaged ones are passed over and logged."""
         for number in sorted(self._numbers(), reverse=True):
             folder = self._folder / str(number)
             try:
-                place = json.loads((folder / "place.json").read_text())
                 state = (folder / "state.npz").read_bytes()
-                if place.pop("state") != fingerprint.of_bytes(state):
+                text = (folder / "place.json").read_bytes()
+                if (folder / "sha256").read_text() != fingerprint.of_bytes(state, text):
                     raise ValueError("its contents do not have the hash that was written")
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError) as error:
                 logging.warning(
                     "Checkpoint %s is damaged (%s): the one before is used.", folder, error
                 )
                 continue
             with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
                 found = {int(name): arrays[name] for name in arrays.files}
+            place = json.loads(text)
             history, phases = tuple(place.pop("history")), tuple(place.pop("phases"))
             return Place(**place, history=history, phases=phases), found
         return None
@@ -105,16 +112,16 @@ class Checkpoints:
     def _numbers(self) -> list[int]:
         if not self._folder.is_dir():
             return []
-        return [int(path.name) for path in self._folder.iterdir() if path.name.isdigit()]
+        return [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
 
 
-def restore(model: keras.Model, state: dict[int, np.ndarray]) -> None:
-    """Assigns a checkpoint's state to a model that is compiled and built as it was when saved.
+def restore(model: keras.Model, place: Place, state: dict[int, np.ndarray]) -> None:
+    """Assigns a checkpoint's state to a model that is compiled and built for its place's phase.
 
     Raises:
         tfbp.UserError: the variables are not those that were saved.
     """
-    targets = variables(model)
+    targets = variables(model, place.step)
     shapes = [tuple(variable.shape) for variable in targets]
     if shapes != [state[i].shape for i in range(len(state))]:
         raise UserError(

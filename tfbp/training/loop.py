@@ -99,7 +99,7 @@ def _adapt(limit: int, seconds: float) -> int:
 
 
 def build(model: keras.Model, examples: Examples, strategy: tf.distribute.Strategy) -> None:
-    """Makes the variables of a compiled model's optimizer and metrics, which a traced loop may not."""
+    """Makes the variables of a compiled model's optimizer and metrics; a traced loop may not."""
     with strategy.scope():
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
@@ -112,9 +112,15 @@ def build(model: keras.Model, examples: Examples, strategy: tf.distribute.Strate
 
 
 def _compile(model, strategy):
+    counts = model.metrics_variables if strategy.num_replicas_in_sync > 1 else []
+
     def one(x, y, weight, share):
+        before = [tf.identity(variable) for variable in counts]
         with model.optimizer.weighing(share):
             model.train_step((x, y, weight))
+        # The stand-in of an empty slice is nobody's example: no metric may count it.
+        for variable, value in zip(counts, before, strict=True):
+            variable.assign(tf.where(share > 0, variable, value))
 
     if model.jit_compile:
         one = tf.function(one, jit_compile=True, reduce_retracing=True)
@@ -137,20 +143,26 @@ class Measure:
 
     def __init__(self, model: keras.Model, task, strategy: tf.distribute.Strategy):
         self._strategy = strategy
+        self._batches = {}  # kept, since tracing them takes longer than reading small examples
 
         @tf.function(reduce_retracing=True)
-        def step(x, y):
-            return strategy.run(
-                lambda x, y: task.measure(x, y, model(x, training=False)), args=(x, y)
-            )
+        def step(x, y, count):
+            return strategy.run(one, args=(x, y, count))
+
+        def one(x, y, count):
+            measured = task.measure(x, y, model(x, training=False))
+            return {name: value[:count] for name, value in measured.items()}
 
         self._step = step
 
     def __call__(self, examples: Examples, batch_size: int) -> dict[str, np.ndarray]:
         """Returns what the task measures, arrays of [examples.size, …] in the examples' order."""
+        key = examples, batch_size
+        if key not in self._batches:
+            self._batches[key] = batches.evaluation(examples, self._strategy, batch_size=batch_size)
         parts: dict[str, list] = {}
-        for x, y in batches.evaluation(examples, self._strategy, batch_size=batch_size):
-            for name, value in self._step(x, y).items():
+        for batch in self._batches[key]:
+            for name, value in self._step(*batch).items():
                 local = self._strategy.experimental_local_results(value)
                 parts.setdefault(name, []).extend(part.numpy() for part in local)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}

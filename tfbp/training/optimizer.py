@@ -1,6 +1,7 @@
 """The one seam of the update: reduce over replicas → clip → Keras's own update rule."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import keras
@@ -19,7 +20,8 @@ def build(phase: Phase, steps: int) -> "Update":
     rate = float(phase.learning_rate)
     if phase.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps)
-    rule = OPTIMIZERS[phase.optimizer](rate, weight_decay=phase.weight_decay or None)
+    rule = OPTIMIZERS[phase.optimizer](rate, weight_decay=phase.weight_decay)
+    rule.weight_decay = phase.weight_decay or None  # which AdamW does not take itself
     return Update(rule, clip_norm=phase.clip_norm)
 
 
@@ -39,28 +41,29 @@ class Update(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name="update")
         self.rule = rule
         self.clip_norm = clip_norm
-        self._share = None
+        # tf.distribute traces each replica in a thread of its own, and switches between them.
+        self._local = threading.local()
 
     @contextlib.contextmanager
     def weighing(self, share: tf.Tensor) -> Iterator[None]:
         """Makes `apply` weigh the gradients that it gets by `share` while the block is traced.
 
         Args:
-            share: float32 scalar: this replica's examples × replicas / examples of the global batch,
-                1 when the batch divides evenly.
+            share: float32 scalar: this replica's examples × replicas / examples of the global
+                batch, 1 when the batch divides evenly.
         """
-        self._share = share
+        self._local.share = share
         try:
             yield
         finally:
-            self._share = None
+            del self._local.share
 
     def build(self, variables):
         self.rule.build(variables)
         super().build(variables)
 
     def apply(self, grads, trainable_variables=None):
-        """Applies one update. `grads` are those of this replica's mean loss over the replica count."""
+        """Applies one update. `grads` are of this replica's mean loss over the replica count."""
         variables = list(trainable_variables or self._trainable_variables)
         if not self.built:
             self.build(variables)
@@ -78,7 +81,7 @@ class Update(keras.optimizers.Optimizer):
 
     def _global(self, grads, replicas):
         weighed = [
-            tf.convert_to_tensor(gradient) * tf.cast(self._share, gradient.dtype)
+            tf.convert_to_tensor(gradient) * tf.cast(self._local.share, gradient.dtype)
             for gradient in grads
             if gradient is not None
         ]

@@ -30,7 +30,8 @@ class Phase:
         schedule: "constant", or "cosine": from the rate to zero over the phase along half a cosine
             (Loshchilov & Hutter 2017, "SGDR", eq. 5, one cycle).
         optimizer: "adam", "adamw", "sgd", "rmsprop" or "adagrad", with Keras's own defaults.
-        weight_decay: decoupled weight decay per step, times the rate (Loshchilov & Hutter 2019); 0: none.
+        weight_decay: decoupled weight decay per step, times the rate (Loshchilov & Hutter 2019);
+            0: none.
         clip_norm: largest norm of the gradient of all trainable variables together, over the whole
             global batch (Pascanu et al. 2013, alg. 1); None: no clipping.
         batch_norm: "frozen" keeps matching BatchNormalization layers in inference mode; "train"

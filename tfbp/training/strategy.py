@@ -1,5 +1,7 @@
 """The devices that a run trains on, as a `tf.distribute` strategy."""
 
+import functools
+
 import tensorflow as tf
 
 from tfbp.errors import mistake
@@ -24,8 +26,15 @@ def resolve(strategy: str | tf.distribute.Strategy | None) -> tf.distribute.Stra
         return strategy
     if strategy not in NAMES:
         raise mistake("strategy", "must be one of the known names or a strategy", strategy, NAMES)
-    gpus = tf.config.list_logical_devices("GPU")
-    if strategy == "mirrored" or (strategy == "auto" and len(gpus) > 1):
-        devices = gpus or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    if strategy == "mirrored" or (strategy == "auto" and several):
+        return _mirrored()
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _mirrored() -> tf.distribute.MirroredStrategy:
+    # One for the whole process: a second one would number its collective operations from the start
+    # again, and clash with the first one's.
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])

@@ -1,0 +1,103 @@
+import keras
+import numpy as np
+import pytest
+
+from tfbp.errors import UserError
+from tfbp.modeling import freezing, paths
+
+X = np.random.default_rng(0).uniform(0, 1, (12, 8, 8, 3)).astype(np.float32)
+Y = np.arange(12) % 3
+
+
+def nested():
+    """Returns image → scaling → `body` (convolutions with batch normalization) → `head`."""
+    x = images = keras.Input((8, 8, 3))
+    for number in (1, 2):
+        x = keras.layers.Conv2D(4, 3, name=f"conv_{number}")(x)
+        x = keras.layers.BatchNormalization(momentum=0.5, name=f"norm_{number}")(x)
+    body = keras.Model(images, x, name="body")
+    images = keras.Input((8, 8, 3))
+    scale = keras.layers.Normalization(name="scale")
+    scale.adapt(X)
+    x = keras.layers.GlobalAveragePooling2D()(body(scale(images)))
+    return keras.Model(images, keras.layers.Dense(3, name="head")(x))
+
+
+def changed(model, trainable, batch_norm="frozen"):
+    """Freezes, trains with Keras's own fit, and returns the names of the variables that changed."""
+    freezing.freeze(model, trainable, batch_norm)
+    variables = {
+        f"{path}/{variable.name}": variable
+        for path, layer in paths.with_weights(model).items()
+        for variable in layer.weights
+    }
+    before = {name: variable.numpy() for name, variable in variables.items()}
+    model.compile(
+        keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.fit(X, Y, batch_size=4, verbose=0)
+    return {name for name, value in before.items() if (variables[name].numpy() != value).any()}
+
+
+CONV_2, HEAD = {"body/conv_2/kernel", "body/conv_2/bias"}, {"head/kernel", "head/bias"}
+LEARNT_2 = {"body/norm_2/gamma", "body/norm_2/beta"}
+MOVED_2 = {"body/norm_2/moving_mean", "body/norm_2/moving_variance"}
+
+
+@pytest.mark.parametrize(
+    ("trainable", "batch_norm", "expected"),
+    [
+        ("head", "frozen", HEAD),
+        ("body/.*_2|head", "frozen", CONV_2 | HEAD),
+        ("body/.*_2|head", "train", CONV_2 | LEARNT_2 | MOVED_2 | HEAD),
+        ("body/conv_2", "train", CONV_2),
+    ],
+)
+def test_exactly_what_the_pattern_names_changes_in_training(trainable, batch_norm, expected):
+    # Before a BatchNormalization that uses batch statistics a bias has no gradient but rounding.
+    assert changed(nested(), trainable, batch_norm) - {"body/conv_2/bias"} == (
+        expected - {"body/conv_2/bias"}
+    )
+
+
+def test_a_later_phase_opens_and_closes_again():
+    model = nested()
+    assert changed(model, "head") == HEAD
+    assert changed(model, "body/conv_2") == CONV_2
+    assert changed(model, "head") == HEAD
+
+
+def test_what_was_frozen_by_the_user_as_a_whole_can_be_opened():
+    model = nested()
+    model.get_layer("body").trainable = False
+    assert changed(model, "body/conv_2") == CONV_2
+
+
+def test_it_says_what_is_trainable_what_moves_and_what_is_frozen():
+    model = nested()
+    frozen = freezing.freeze(model, "body/.*_2|head")
+    assert list(frozen.trainable) == ["body/conv_2", "head"]
+    assert frozen.statistics == ()
+    assert set(frozen.frozen) == {"scale", "body/conv_1", "body/norm_1", "body/norm_2"}
+    assert frozen.parameters == (3 * 3 * 4 * 4 + 4) + (4 * 3 + 3)
+    assert frozen.parameters == sum(v.numpy().size for v in model.trainable_variables)
+
+    opened = freezing.freeze(model, "body/.*_2|head", batch_norm="train")
+    assert list(opened.trainable) == ["body/conv_2", "body/norm_2", "head"]
+    assert opened.statistics == ("body/norm_2",)
+    assert opened.parameters == frozen.parameters + 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("trainable", "batch_norm"),
+    [("body/norm_.*", "frozen"), ("scale", "frozen"), ("scale", "train")],
+)
+def test_a_pattern_that_matches_only_what_cannot_learn_is_refused(trainable, batch_norm):
+    with pytest.raises(UserError, match="`trainable` must match a layer that can learn") as caught:
+        freezing.freeze(nested(), trainable, batch_norm)
+    assert repr(trainable) in str(caught.value)
+
+
+def test_a_pattern_that_matches_nothing_lists_the_paths():
+    with pytest.raises(UserError, match=r"(?s)Received: 'block5_.*\n - body/conv_1\n"):
+        freezing.freeze(nested(), "block5_.*")

@@ -1,0 +1,107 @@
+import keras
+import pytest
+
+from tfbp.errors import UserError
+from tfbp.modeling import paths
+
+
+def backbone(name):
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(2, 3, name="conv_1")(images)
+    x = keras.layers.BatchNormalization(name="norm_1")(x)
+    x = keras.layers.Dropout(0.5, name="dropout")(x)
+    return keras.Model(images, keras.layers.Conv2D(2, 3, name="conv_2")(x), name=name)
+
+
+def two_backbones(second="right"):
+    """Returns a model with two nested ones, whose layers have equal names."""
+    images = keras.Input((8, 8, 3), name="image")
+    x = keras.layers.Rescaling(1 / 255, name="scale")(images)
+    both = keras.layers.Add(name="sum")([backbone("left")(x), backbone(second)(x)])
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(both)
+    return keras.Model(images, keras.layers.Dense(2, name="head")(x))
+
+
+def test_a_path_joins_the_names_of_the_nesting_models_and_the_layer():
+    found = [path for path, _ in paths.layers(two_backbones())]
+    of_one = ["conv_1", "norm_1", "dropout", "conv_2"]
+    assert [path for path in found if path.startswith("left/")][1:] == [f"left/{n}" for n in of_one]
+    assert [path for path in found if "/" not in path] == ["image", "scale", "sum", "pool", "head"]
+
+
+def test_layers_with_weights_are_those_of_the_model_and_no_others():
+    model = two_backbones()
+    known = paths.with_weights(model)
+    of_one = ("conv_1", "norm_1", "conv_2")
+    assert list(known) == [*(f"left/{n}" for n in of_one), *(f"right/{n}" for n in of_one), "head"]
+    ours = [id(weight) for layer in known.values() for weight in layer.weights]
+    assert sorted(ours) == sorted(id(weight) for weight in model.weights)
+
+
+def test_a_model_in_a_model_in_a_model_has_all_three_names():
+    images = keras.Input((8, 8, 3))
+    middle = keras.Model(images, backbone("inner")(images), name="middle")
+    x = keras.Input((8, 8, 3))
+    outer = keras.Model(x, middle(x))
+    assert list(paths.select(outer, ".*/conv_2")) == ["middle/inner/conv_2"]
+
+
+def test_a_shared_layer_is_named_once():
+    x, shared = keras.Input((3,)), keras.layers.Dense(3, name="shared")
+    assert list(paths.with_weights(keras.Model(x, shared(shared(x))))) == ["shared"]
+
+
+def test_a_pattern_matches_whole_paths():
+    model = two_backbones()
+    assert list(paths.select(model, "left/conv_.*")) == ["left/conv_1", "left/conv_2"]
+    assert list(paths.select(model, "head|.*/norm_1")) == ["left/norm_1", "right/norm_1", "head"]
+    for part in ("conv_1", "left", "hea", "left/dropout", "scale"):
+        with pytest.raises(UserError):
+            paths.select(model, part)
+
+
+def test_a_pattern_that_matches_nothing_lists_the_paths_and_the_closest():
+    with pytest.raises(UserError) as caught:
+        paths.select(two_backbones(), "left/conv_3")
+    message = str(caught.value)
+    assert "`trainable` must match the path of at least one layer" in message
+    assert "Received: 'left/conv_3'." in message
+    assert "Did you mean 'left/conv_" in message
+    for path in paths.with_weights(two_backbones()):
+        assert f"\n - {path}" in message
+
+
+def test_what_is_no_regular_expression_is_refused():
+    with pytest.raises(UserError, match=r"`trainable` must be a regular expression .*: '\*'"):
+        paths.select(two_backbones(), "*")
+
+
+def test_two_layers_of_one_path_are_refused():
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = keras.layers.Dense(2, name="d"), keras.layers.Dense(2, name="d")
+
+        def call(self, x):
+            return self.two(self.one(x))
+
+    model = Twins()
+    with pytest.raises(UserError, match="must be built"):
+        paths.with_weights(model)
+    model(keras.ops.ones((1, 2)))
+    with pytest.raises(UserError, match="Two layers have the path 'd'"):
+        paths.with_weights(model)
+
+
+def test_variables_outside_any_layer_are_refused():
+    class Loose(keras.Model):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(), name="scale")
+
+        def call(self, x):
+            return x * self.scale
+
+    model = Loose(name="loose")
+    model(keras.ops.ones((1, 2)))
+    with pytest.raises(UserError, match="`model` 'loose' keeps 1 variables outside any of its"):
+        paths.with_weights(model)

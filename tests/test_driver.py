@@ -1,0 +1,424 @@
+import json
+import logging
+import pathlib
+import random
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbp import driver, recipe, run_directory
+from tfbp.data.augmentation import augmentation
+from tfbp.data.examples import Examples, Splits
+from tfbp.errors import UserError
+from tfbp.exporting import versions
+from tfbp.exporting.parity import ParityError
+from tfbp.modeling import heads
+from tfbp.tasks.classification import Classification
+from tfbp.training import checkpoint, loop
+from tfbp.training.audit import ProofFailed
+from tfbp.training.phase import Phase
+
+CLASSES = ("dark", "bright")
+PHASES = (
+    Phase("head", "head.*", epochs=2, learning_rate=0.01),
+    Phase("tune", "body/.*_2", epochs=2, learning_rate=0.01, optimizer="rmsprop", clip_norm=1.0),
+)
+STEPS = 3  # of an epoch: 10 examples in batches of 4
+
+
+def splits():
+    """Returns 10 training images with augmentation, 4 for validation and none for testing."""
+    x = np.random.default_rng(0).integers(0, 200, (14, 6, 6, 3), dtype=np.uint8)
+    y = np.arange(14) % 2
+    x[y == 1] += 55
+    transform = augmentation(flip=True, shift=0.2, colour=0.1)
+    train = Examples.from_arrays(x[:10], y[:10]).augmented(transform)
+    return Splits(train, Examples.from_arrays(x[10:], y[10:]), classes=CLASSES)
+
+
+def network(classes=2, hidden=(5,)):
+    """Returns a small pretrained backbone with a head and dropout; always with equal weights."""
+    keras.utils.set_random_seed(1)
+    x = images = keras.Input((6, 6, 3))
+    for number in (1, 2):
+        x = keras.layers.Conv2D(4, 3, padding="same", name=f"conv_{number}")(x)
+        x = keras.layers.BatchNormalization(name=f"norm_{number}")(x)
+        x = keras.layers.ReLU()(x)
+    body = keras.Model(images, x, name="body")
+    return heads.swap_head(body, classes, hidden=hidden, dropout=0.4, preprocess=lambda x: x / 255)
+
+
+def fit(model=None, *, phases=PHASES, **settings):
+    settings = {"batch_size": 4, "seed": 3} | settings
+    return driver.fit(model or network(), splits(), Classification(CLASSES), phases, **settings)
+
+
+def without_seconds(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(keras.callbacks.Callback):
+    """Stops a run after a number of steps, as a kill would; the step is not yet in a checkpoint."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise Stop
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """Returns a run that nothing stopped and that wrote nothing."""
+    return fit()
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Returns a folder with a run's directory after each of its checkpoints, and at its end."""
+    folder = tmp_path_factory.mktemp("recorded")
+    save, places = checkpoint.Checkpoints.save, []
+
+    def save_and_copy(self, model, place):
+        save(self, model, place)
+        places.append(place)
+        shutil.copytree(folder / "end", folder / f"{place.phase} {place.step}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        each_step(patch)
+        patch.setattr(checkpoint.Checkpoints, "save", save_and_copy)
+        fit(workdir=folder / "end")
+    assert len(places) == len(PHASES) * (2 * STEPS + 1)
+    return folder
+
+
+def each_step(patch):
+    """Makes the loop call for each step alone, and save a checkpoint after it."""
+    patch.setattr(loop, "SECONDS_PER_CALL", 0)
+    patch.setattr(checkpoint.Checkpoints, "due", lambda self: True)
+
+
+def no_training(*arguments, **settings):
+    raise AssertionError("it trains")
+
+
+def assert_the_same(run, other):
+    for ours, theirs in zip(run.model.get_weights(), other.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert without_seconds(run.history) == without_seconds(other.history)
+    assert run.result["metrics"] == other.result["metrics"]
+    assert [phase["proof"] for phase in run.result["phases"]] == [
+        phase["proof"] for phase in other.result["phases"]
+    ]
+
+
+# ---- stopped runs
+
+
+@pytest.mark.parametrize(
+    "place",
+    [f"0 {2 * STEPS}", "1 0", f"1 {STEPS + 1}", "2 0"],
+    ids=["at a phase's last step", "between phases", "inside a phase", "after the last phase"],
+)
+def test_a_run_goes_on_from_any_checkpoint_to_the_same_end(
+    uninterrupted, recorded, tmp_path, place
+):
+    directory = tmp_path / "run"
+    shutil.copytree(recorded / place, directory)
+    assert not run_directory.ended(directory)
+    run = fit(workdir=directory)
+    assert_the_same(run, uninterrupted)
+    assert without_seconds(run_directory.history(directory)) == without_seconds(run.history)
+    assert not (directory / "checkpoints").exists()
+
+
+def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_never_was(
+    uninterrupted, tmp_path, monkeypatch
+):
+    each_step(monkeypatch)
+    stops = [2, *random.SystemRandom().choices(range(2, 2 * STEPS), k=2)]
+    print("stopped after steps", stops)
+    for steps in stops:
+        with pytest.raises(Stop):
+            fit(workdir=tmp_path, callbacks=[StopAt(steps)])
+    assert_the_same(fit(workdir=tmp_path), uninterrupted)
+
+
+def test_a_run_that_has_ended_is_read_and_not_trained_again(uninterrupted, recorded, monkeypatch):
+    monkeypatch.setattr(loop, "train", no_training)
+    model = network()
+    model.set_weights([0 * weight for weight in model.get_weights()])
+    run = fit(model, workdir=recorded / "end")
+    assert_the_same(run, uninterrupted)
+    assert run.evaluate(run.splits.validation) == run.result["metrics"]["validation"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"seed": 4}, "`seed` (3, not 4)"),
+        ({"batch_size": 5}, "`batch_size` (4, not 5)"),
+        ({"phases": PHASES[:1]}, "`phases` ("),
+        ({"hidden": (6,)}, "`model` ("),
+    ],
+)
+def test_a_directory_of_another_run_is_refused_by_the_field_that_differs(recorded, settings, field):
+    settings = dict(settings)
+    model = network(hidden=settings.pop("hidden", (5,)))
+    with pytest.raises(UserError, match="`workdir` holds another run") as caught:
+        fit(model, workdir=recorded / "end", **settings)
+    assert field in str(caught.value)
+
+
+# ---- what a run says
+
+
+def test_the_result_says_what_was_trained_on_what_and_how_well(recorded):
+    run = fit(workdir=recorded / "end")
+    result = json.loads((recorded / "end" / "result.json").read_text())
+    assert result["seed"] == 3
+    assert result["versions"]["keras"] == keras.__version__
+    assert result["data"] == {
+        "spec": "arrays",
+        "sizes": {"train": 10, "validation": 4},
+        "classes": list(CLASSES),
+    }
+    head, tune = result["phases"]
+    assert (head["name"], head["epochs"], head["steps"]) == ("head", 2, 2 * STEPS)
+    assert head["trained"] == ["head_1", "head"]
+    assert head["parameters"] == (4 * 5 + 5) + (5 * 2 + 2)
+    assert tune["trained"] == ["body/conv_2"]  # its BatchNormalization stays frozen
+    assert tune["parameters"] == 3 * 3 * 4 * 4 + 4
+    assert tune["proof"]["trained_layers"] == 1
+    assert tune["proof"]["frozen_layers"] == 5
+    assert set(result["metrics"]) == {"train", "validation"}
+
+    x, y = run.splits.validation.read(tf.range(4))
+    model = keras.models.load_model(recorded / "end" / "model.keras", compile=False)
+    model.compile(
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    )
+    loss, accuracy = model.evaluate(x, y, verbose=0)
+    assert result["metrics"]["validation"]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert result["metrics"]["validation"]["accuracy"] == pytest.approx(accuracy)
+    assert run.history[-1]["val_loss"] == result["metrics"]["validation"]["loss"]
+    assert [(row["phase"], row["epoch"]) for row in run.history] == [
+        ("head", 1),
+        ("head", 2),
+        ("tune", 1),
+        ("tune", 2),
+    ]
+
+
+def test_a_batch_larger_than_the_data_is_cut_to_it_with_a_line_in_the_log(caplog):
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        one = tf.distribute.get_strategy()
+        run = driver.Run(network(), splits(), Classification(CLASSES), PHASES, 64, 0, one)
+    assert run.batch_size == 10
+    assert "`batch_size` is cut from 64 to the 10 training examples." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"phases": ()}, "`phases` must be one or more"),
+        ({"phases": (PHASES[0], Phase("x", "body/c", epochs=1, learning_rate=1))}, "body/conv_1"),
+        (
+            {"phases": (PHASES[0], Phase("x", "body/norm_1", epochs=1, learning_rate=1))},
+            "must match a layer that can learn",
+        ),
+        ({"strategy": "two"}, "`strategy` must be one of the known names"),
+        ({"classes": 3}, "`model` must answer one logit for each of the 2 classes"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_trained_or_written(
+    tmp_path, monkeypatch, settings, message
+):
+    monkeypatch.setattr(loop, "train", no_training)
+    settings = dict(settings)
+    model = network(classes=settings.pop("classes", 2))
+    with pytest.raises(UserError) as caught:
+        fit(model, workdir=tmp_path / "run", **settings)
+    assert message in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+# ---- the proof
+
+
+ONE_PHASE = (Phase("head", "head.*", epochs=1, learning_rate=0.01, optimizer="sgd"),)
+
+
+def nudge(model, layer, variable):
+    """Returns a callback that adds the least amount to one number of one variable."""
+
+    def change(epoch, logs):
+        target = getattr(model.get_layer("body").get_layer(layer), variable)
+        value = np.array(target)
+        value.flat[0] = np.nextafter(value.flat[0], np.float32(9))
+        target.assign(value)
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=change)
+
+
+@pytest.mark.parametrize(
+    ("layer", "variable"), [("conv_1", "kernel"), ("norm_2", "moving_variance")]
+)
+def test_a_frozen_layer_that_changes_by_one_bit_fails_the_proof(layer, variable):
+    model = network()
+    with pytest.raises(ProofFailed, match=f"Frozen layers changed while training: body/{layer}\\."):
+        fit(model, phases=ONE_PHASE, callbacks=[nudge(model, layer, variable)])
+
+
+def test_a_layer_that_should_learn_and_does_not_fails_the_proof():
+    model = network()
+    model.get_layer("head_1").bias.assign([-1e3] * 5)  # its ReLUs are dead: no gradient
+    with pytest.raises(ProofFailed, match="Layers that should learn did not change: head_1\\."):
+        fit(model, phases=ONE_PHASE)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_by_epoch_and_step(monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_PER_CALL", 0)
+    model = network()
+
+    def spoil(batch, logs):
+        if model.optimizer.iterations == STEPS + 1:
+            model.get_layer("head").bias.assign([np.nan, 0])
+
+    with pytest.raises(loop.Diverged, match="The loss is nan at epoch 2, step 2"):
+        fit(model, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=spoil)])
+
+
+# ---- recipes
+
+
+RECIPE = '''"""Fits a line."""
+import dataclasses
+import keras
+import numpy as np
+import tfbp
+
+@dataclasses.dataclass(frozen=True)
+class Config(tfbp.Config):
+    epochs: int = tfbp.field(2, "passes", low=1)
+
+def data(config):
+    x = np.random.default_rng(0).normal(0, 1, (9, 2))
+    return tfbp.Splits.from_arrays(x, x @ [[1.0], [-2.0]], validation=0, test=0.2)
+
+def task(config, splits):
+    return tfbp.Regression()
+
+def model(config, splits):
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="line")], name="line")
+
+def phases(config):
+    rate = 0.1
+    return [tfbp.Phase("fit", "line", epochs=config.epochs, learning_rate=rate, optimizer="sgd")]
+'''
+
+
+@pytest.fixture
+def exports(monkeypatch):
+    """Puts a stand-in in the place of the export, whose fresh process takes seconds; returns what
+    it was called with. While it holds an exception, that is raised.
+    """
+    calls = []
+
+    def export(model, task, examples, folder, *, details):
+        if calls and isinstance(calls[-1], Exception):
+            raise calls.pop()
+        calls.append((str(folder), details["recipe"]))
+        return pathlib.Path(folder) / "1", {"serving_default": 0.0}
+
+    monkeypatch.setattr(versions, "export", export)
+    return calls
+
+
+@pytest.fixture
+def line(tmp_path, monkeypatch, exports):
+    """Returns the module of a recipe of linear regression, in an empty folder."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "line.py").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return recipe.load("line", "recipes")
+
+
+def test_a_recipe_runs_into_a_numbered_directory_and_can_be_opened_again(line, exports):
+    run = driver.run(line, line.Config(batch_size=3))
+    directory = pathlib.Path("runs/line/1")
+    assert run.directory == directory
+    assert exports == [("saved_models/line", "line")]
+    files = {path.name for path in directory.iterdir()}
+    assert files >= {"flags.txt", "config.json", "result.json", "history.csv", "model.keras"}
+    assert "checkpoints" not in files
+    assert run_directory.read(directory)["recipe"] == "line"
+    assert (directory / "flags.txt").read_text() == recipe.flags_text(line.Config(batch_size=3))
+    result = run_directory.read(directory, "result.json")
+    assert result == run.result
+    assert next(iter(result)) == "recipe"
+    assert result["export"] == {"path": "saved_models/line/1", "parity": {"serving_default": 0.0}}
+
+    opened = driver.open_run(str(directory), "recipes")
+    assert opened.evaluate(opened.splits.test) == result["metrics"]["test"]
+    assert opened.history == run.history
+
+    assert driver.run(line, line.Config(batch_size=3)).directory == pathlib.Path("runs/line/2")
+
+
+def test_an_export_that_fails_leaves_a_run_that_goes_on_without_training(
+    line, exports, monkeypatch
+):
+    exports.append(ParityError("serving_default differs"))
+    with pytest.raises(ParityError):
+        driver.run(line, line.Config())
+    assert not run_directory.ended("runs/line/1")
+    monkeypatch.setattr(loop, "train", no_training)
+    run = driver.run(line, line.Config())
+    assert run.directory == pathlib.Path("runs/line/1")
+    assert run_directory.ended("runs/line/1")
+    assert len(run.history) == 2
+    # Now it is read, and asked for again by its directory.
+    assert driver.run(line, line.Config(workdir="runs/line/1")).result == run.result
+    assert len(exports) == 1
+
+
+def test_the_directory_of_another_recipes_run_and_a_full_stop_of_exports_are_refused(line):
+    pathlib.Path("file").write_text("")
+    run_directory.claim("mine", {"recipe": "mlp", "config": {}})
+    with pytest.raises(UserError, match=r"differs in `recipe` \('mlp', not 'line'\)"):
+        driver.run(line, line.Config(workdir="mine"))
+    with pytest.raises(UserError, match="`export_dir` must be a folder that can be written"):
+        driver.run(line, line.Config(export_dir="file"))
+    assert not pathlib.Path("runs").exists()
+
+
+def test_a_plan_says_what_would_train_and_trains_nothing(line, monkeypatch):
+    monkeypatch.setattr(loop, "train", no_training)
+    (planned,) = driver.plan(line, line.Config(batch_size=3, epochs=5))
+    assert planned.phase.name == "fit"
+    assert planned.trainable == {"line": 3}
+    assert planned.frozen == {}
+    assert planned.steps == 5 * 3  # 7 examples in batches of 3
+    assert not pathlib.Path("runs").exists()
+
+
+def test_only_the_ended_run_of_a_recipe_can_be_opened(line, recorded):
+    with pytest.raises(UserError, match="must be the directory of a recipe's run"):
+        driver.open_run(str(recorded / "end"), "recipes")
+    with pytest.raises(UserError, match="must be the directory of a run"):
+        driver.open_run("nowhere", "recipes")
+    run_directory.claim("begun", {"recipe": "line", "config": {}})
+    with pytest.raises(UserError, match="that has ended"):
+        driver.open_run("begun", "recipes")

@@ -1,0 +1,135 @@
+"""One suite over every recipe: a tiny run by the real entry point, and what it must leave."""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbp import commands, driver, recipe
+
+RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
+TEXT = "the cat sat on the mat and the dog sat on the log. " * 30
+
+# The flags that make a run tiny. Batches of 7 leave an uneven last one for two devices.
+TINY = {
+    "linear_regression": ["--data=line", "--epochs=12", "--batch_size=7"],
+    "backprop": [
+        "--data=random?shape=4,4,1&classes=3&count=61",
+        "--layers=16,8,3",
+        "--epochs=4",
+        "--batch_size=7",
+    ],
+    "mlp": [
+        "--data=random?shape=4,4,1&classes=3&count=61",
+        "--layers=16,8,3",
+        "--l2=1e-3",
+        "--epochs=4",
+        "--batch_size=7",
+    ],
+    "vgg16": [
+        "--data=random?shape=32,32,3&classes=2&count=24",
+        "--weights=random",
+        "--head_epochs=3",
+        "--tune_epochs=1",
+        "--batch_size=7",
+    ],
+    "lstm_lm": [
+        "--data=text:text.txt",
+        "--tokens=char",
+        "--steps=8",
+        "--units=8",
+        "--embedding=6",
+        "--tie_embeddings",
+        "--epochs=2",
+        "--learning_rate=1e-2",
+        "--batch_size=7",
+    ],
+}
+
+
+@pytest.fixture(params=sorted(recipe.discover(RECIPES)))
+def name(request, tmp_path, monkeypatch):
+    """Returns the name of each recipe in turn, in an empty folder with a text."""
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("text.txt").write_text(TEXT)
+    return request.param
+
+
+def run(name, *flags):
+    """Runs a recipe by the command line and returns its directory."""
+    code = commands.main(RECIPES, ["run", name, *TINY[name], *flags])
+    assert code == 0
+    return max(pathlib.Path("runs", name).iterdir(), key=lambda path: int(path.name))
+
+
+def weights(model):
+    return [np.asarray(variable) for variable in model.weights]
+
+
+def test_a_run_learns_and_its_export_answers_like_its_model(name):
+    directory = run(name)
+    result = json.loads((directory / "result.json").read_text())
+    with open(directory / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    assert result["recipe"] == name
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert [phase["epochs"] for phase in result["phases"]] == [
+        sum(row["phase"] == phase["name"] for row in rows) for phase in result["phases"]
+    ]
+    for file in ("config.json", "flags.txt", "model.keras", "tensorboard"):
+        assert (directory / file).exists()
+    assert not (directory / "checkpoints").exists()
+
+    it = driver.open_run(str(directory), RECIPES)
+    held_out = it.splits.test or it.splits.train
+    split = "test" if it.splits.test else "train"
+    assert it.evaluate(held_out) == result["metrics"][split]
+    loaded = tf.saved_model.load(result["export"]["path"])
+    for signature, request in it.task.samples(held_out, 5).items():
+        ours = it.task.signatures(it.model, held_out)[signature]
+        inputs = {k: tf.constant(request[k], spec.dtype) for k, spec in ours.inputs.items()}
+        answer = loaded.signatures[signature](**inputs)
+        for output, value in ours.function(**inputs).items():
+            if value.dtype.is_floating:
+                np.testing.assert_allclose(answer[output], value, rtol=1e-5, atol=1e-6)
+            else:
+                assert (answer[output].numpy() == value.numpy()).all()
+
+
+def test_its_flag_file_repeats_a_run_to_the_bit(name):
+    first = run(name)
+    code = commands.main(RECIPES, ["run", name, f"--flagfile={first}/flags.txt", "--workdir=again"])
+
+    assert code == 0
+    results = [
+        json.loads((path / "result.json").read_text()) for path in (first, pathlib.Path("again"))
+    ]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    models = [driver.open_run(str(path), RECIPES).model for path in (first, "again")]
+    for one, other in zip(*map(weights, models), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_two_devices_give_the_result_of_one(name):
+    assert len(tf.config.list_logical_devices("CPU")) == 2
+    module = recipe.load(name, RECIPES)
+    results = []
+    for strategy in ("one", "mirrored"):
+        _, config = commands.flags.recipe_and_config(
+            RECIPES,
+            [name, *TINY[name], f"--strategy={strategy}", f"--workdir={strategy}"],
+            about="",
+        )
+        results.append(driver.run(module, config))
+
+    one, two = results
+    assert two.strategy.num_replicas_in_sync == 2
+    for ours, theirs in zip(weights(one.model), weights(two.model), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(one.history, two.history, strict=True):
+        for column in ours.keys() - {"seconds", "phase"}:
+            assert theirs[column] == pytest.approx(ours[column], rel=1e-4), column

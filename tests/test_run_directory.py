@@ -1,0 +1,101 @@
+import json
+
+import pytest
+
+from tfbp import run_directory
+from tfbp.errors import UserError
+
+ASKED = {"recipe": "mlp", "config": {"seed": 0, "layers": [4, 2]}}
+OTHER = {"recipe": "mlp", "config": {"seed": 1, "layers": [4, 2]}}
+
+
+def end(path):
+    (path / run_directory.RESULT).write_text('{"seconds": 1.5}')
+
+
+def test_a_new_run_writes_what_was_asked(tmp_path):
+    path = run_directory.claim(tmp_path / "runs" / "mlp" / "1", ASKED)
+    assert run_directory.read(path) == ASKED
+    assert [file.name for file in path.iterdir()] == ["config.json"]
+
+
+def test_the_same_run_is_taken_up_again_with_all_its_files(tmp_path):
+    path = run_directory.claim(tmp_path / "1", ASKED)
+    (path / "checkpoints").mkdir()
+    assert run_directory.claim(str(path), ASKED) == path
+    assert (path / "checkpoints").is_dir()
+
+
+def test_another_run_is_refused_by_the_fields_that_differ(tmp_path):
+    path = run_directory.claim(tmp_path, ASKED)
+    with pytest.raises(UserError) as caught:
+        run_directory.claim(path, OTHER)
+    assert "holds another run, which differs in `seed` (0, not 1)." in str(caught.value)
+    assert repr(str(path)) in str(caught.value)
+    assert run_directory.read(path) == ASKED
+
+    asked = {"recipe": "vgg16", "config": {"seed": 0, "size": 32}}
+    with pytest.raises(UserError) as caught:
+        run_directory.check(path, asked)
+    for part in ("`recipe` ('mlp', not 'vgg16')", "`layers` ([4, 2], not None)", "`size` (None"):
+        assert part in str(caught.value)
+    assert "`seed`" not in str(caught.value)
+
+
+def test_a_directory_of_other_files_and_a_file_are_refused_and_left_alone(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"jpeg")
+    with pytest.raises(UserError, match="must be empty, or hold a run"):
+        run_directory.claim(tmp_path, ASKED)
+    with pytest.raises(UserError, match="`workdir` must be a directory"):
+        run_directory.claim(tmp_path / "photo.jpg", ASKED)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="must be a directory that can be written"):
+        run_directory.claim(tmp_path / "file" / "run", ASKED)
+
+
+def test_without_a_number_the_newest_unfinished_run_of_equal_settings_goes_on(tmp_path):
+    def found():
+        return run_directory.next_or_unfinished(tmp_path, ASKED)
+
+    assert run_directory.next_or_unfinished(tmp_path / "none", ASKED) == tmp_path / "none" / "1"
+    assert found() == tmp_path / "1"
+    for number, asked in ((2, ASKED), (9, ASKED), (10, OTHER)):
+        run_directory.claim(tmp_path / str(number), asked)
+    for name in ("notes", "²", "12.tmp"):
+        (tmp_path / name).mkdir()
+    assert found() == tmp_path / "9"
+    end(tmp_path / "9")
+    assert run_directory.ended(tmp_path / "9")
+    assert found() == tmp_path / "2"
+    end(tmp_path / "2")
+    assert found() == tmp_path / "11"
+
+
+def test_a_run_that_has_not_ended_has_no_result_to_read(tmp_path):
+    with pytest.raises(UserError, match=r"must be the directory of a run \(it holds no config"):
+        run_directory.read(tmp_path)
+    run_directory.claim(tmp_path, ASKED)
+    assert not run_directory.ended(tmp_path)
+    with pytest.raises(UserError, match=r"that has ended \(it holds no result.json\)"):
+        run_directory.read(tmp_path, run_directory.RESULT)
+    end(tmp_path)
+    assert run_directory.read(tmp_path, run_directory.RESULT) == {"seconds": 1.5}
+
+
+def test_the_history_comes_back_as_it_was_written(tmp_path):
+    (tmp_path / "history.csv").write_text(
+        "phase,epoch,seconds,loss,val_loss\nhead,1,0.25,1e-05,\n2,1,0.5,0.1,0.30000000000000004\n"
+    )
+    assert run_directory.history(tmp_path) == [
+        {"phase": "head", "epoch": 1, "seconds": 0.25, "loss": 1e-05},
+        {"phase": "2", "epoch": 1, "seconds": 0.5, "loss": 0.1, "val_loss": 0.1 + 0.2},
+    ]
+
+
+def test_what_was_asked_is_readable_json(tmp_path):
+    path = run_directory.claim(tmp_path / "1", ASKED)
+    assert json.loads((path / "config.json").read_text()) == ASKED

@@ -1,0 +1,135 @@
+"""Two devices give what one device gives, however unevenly the global batches divide."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbp.data.examples import Examples
+from tfbp.tasks.classification import Classification
+from tfbp.training import batches, checkpoint, loop, optimizer, strategy
+from tfbp.training.checkpoint import Checkpoints, Place
+from tfbp.training.phase import Phase
+
+CLASSES = ("a", "b", "c")
+
+
+class Meeting(keras.layers.Layer):
+    """Sets a variable that the replicas agree on: they wait for each other amid their steps."""
+
+    def build(self, shape):
+        self.variable = self.add_weight(shape=(), trainable=False, aggregation="mean")
+
+    def call(self, x):
+        self.variable.assign(0.0)
+        return x
+
+
+def examples(size):
+    numbers = np.random.default_rng(3)
+    labels = np.arange(size) % len(CLASSES)
+    x = numbers.normal(0, 1, (size, 12)) + labels[:, np.newaxis] * numbers.normal(0, 2, 12)
+    return Examples.from_arrays(x.astype(np.float32), labels)
+
+
+def network():
+    x = keras.Input((12,))
+    y = keras.layers.Conv2D(4, 2, padding="same")(keras.layers.Reshape((2, 2, 3))(x))
+    y = Meeting()(keras.layers.BatchNormalization(trainable=False)(y))
+    y = keras.layers.Conv2D(6, 2, activation="tanh", kernel_regularizer="l2")(y)
+    return keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(y)))
+
+
+class Log(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(dict(logs))
+
+
+def train(devices, size, batch_size, *, start=None, save=None, **settings):
+    """Trains two epochs and returns the weights, the logs of the epochs and what is measured.
+
+    Args:
+        start: the place to go on from and its state, or None.
+        save: told the model and the number of steps done.
+    """
+    where = strategy.resolve(devices)
+    task = Classification(CLASSES)
+    phase = Phase("fit", ".*", epochs=2, **{"learning_rate": 0.05} | settings)
+    keras.utils.set_random_seed(5)
+    with where.scope():
+        model = network()
+        steps = 2 * batches.steps_per_epoch(size, batch_size)
+        model.compile(optimizer.build(phase, steps), loss=task.loss(), metrics=task.metrics())
+    data, log = examples(size), Log()
+    loop.build(model, data, where)
+    if start:
+        checkpoint.restore(model, *start)
+    loop.train(
+        model,
+        data,
+        where,
+        epochs=2,
+        batch_size=batch_size,
+        seed=1,
+        start=start[0].step if start else 0,
+        callbacks=keras.callbacks.CallbackList([log], model=model),
+        after_call=lambda step: save and save(model, step),
+    )
+    measured = loop.Measure(model, task, where)(data, batch_size)
+    return model.get_weights(), log.epochs, measured
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "settings"),
+    [
+        (23, 8, {"optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.1}),
+        (21, 7, {"optimizer": "sgd", "learning_rate": 1.0, "clip_norm": 0.3}),
+        (17, 8, {"optimizer": "sgd", "learning_rate": 1.0, "clip_norm": 0.3}),
+        (3, 1, {"optimizer": "adam"}),
+    ],
+    ids=["uneven", "uneven clipped", "one left over clipped", "batches of one"],
+)
+def test_two_devices_give_the_weights_losses_and_metrics_of_one(size, batch_size, settings):
+    assert len(tf.config.list_logical_devices("CPU")) == 2
+    one, two = (train(devices, size, batch_size, **settings) for devices in ("one", "mirrored"))
+    for ours, theirs in zip(one[0], two[0], strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=5e-5, atol=5e-6)
+    for ours, theirs in zip(one[1], two[1], strict=True):
+        assert set(theirs) == {"loss", "accuracy"}
+        assert theirs == pytest.approx(ours, rel=1e-5)
+    assert one[1][-1]["loss"] < one[1][0]["loss"]
+    for name, values in one[2].items():
+        np.testing.assert_allclose(two[2][name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_on_two_devices_goes_on_from_inside_an_epoch_to_the_same_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_PER_CALL", 0)
+    checkpoints = Checkpoints(tmp_path)
+
+    def save(model, step):
+        if step <= 2:
+            checkpoints.save(model, Place(step=step))
+
+    settings = {"size": 23, "batch_size": 8, "optimizer": "adam"}
+    whole = train("mirrored", **settings, save=save)
+    rest = train("mirrored", **settings, start=checkpoints.newest())
+    for ours, theirs in zip(rest[0], whole[0], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(rest[1], whole[1], strict=True):
+        # A sum that each replica kept a part of comes back in other parts.
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_it_trains_on_both_devices():
+    where = strategy.resolve("mirrored")
+    assert where.num_replicas_in_sync == 2
+    slices = iter(batches.training(examples(6), where, batch_size=5, steps=range(2), seed=0))
+    sizes = [
+        [part.shape[0] for part in where.experimental_local_results(next(slices)[0])]
+        for _ in range(2)
+    ]
+    assert sizes == [[2, 3], [1, 1]]  # the second: an example, and one that stands in for none

@@ -1,0 +1,226 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbp.data.examples import Examples, order
+from tfbp.tasks.classification import Classification
+from tfbp.tasks.regression import Regression
+from tfbp.training import batches, loop, optimizer
+from tfbp.training.phase import Phase
+
+ONE = tf.distribute.get_strategy()
+NUMBERS = np.random.default_rng(0)
+X = NUMBERS.normal(0, 1, (23, 4)).astype(np.float32)
+LABELS = (X @ NUMBERS.normal(0, 1, (4, 3))).argmax(axis=1)
+VALUES = (X @ NUMBERS.normal(0, 1, (4, 2)) + 1).astype(np.float32)
+
+
+class Log(keras.callbacks.Callback):
+    """Keeps what it is told, and the weights after each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.told, self.weights, self.logs = [], [], []
+
+    def on_train_begin(self, logs=None):
+        self.told.append("begin")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.told.append(("epoch", epoch))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.told.append(batch)
+        self.weights.append(self.model.get_weights())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.told.append(("end of epoch", epoch))
+        self.logs.append(dict(logs))
+
+    def on_train_end(self, logs=None):
+        self.told.append("end")
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Makes each call of the loop one step."""
+    monkeypatch.setattr(loop, "SECONDS_PER_CALL", 0)
+
+
+def classifier(kind=keras.Model):
+    keras.utils.set_random_seed(2)
+    x = keras.Input((4,))
+    hidden = keras.layers.Dense(5, "tanh", kernel_regularizer=keras.regularizers.L2(0.01))(x)
+    return kind(x, keras.layers.Dense(3)(hidden))
+
+
+def train(model, y=LABELS, task=None, *, rule="sgd", rate=0.1, batch_size=8, epochs=2, **settings):
+    task = task or Classification("abc")
+    phase = Phase("fit", ".*", epochs=epochs, learning_rate=rate, optimizer=rule)
+    update = optimizer.build(phase, epochs * batches.steps_per_epoch(len(X), batch_size))
+    model.compile(update, loss=task.loss(), metrics=task.metrics())
+    examples, log = Examples.from_arrays(X, y), Log()
+    loop.build(model, examples, ONE)
+    loop.train(
+        model,
+        examples,
+        ONE,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=5,
+        callbacks=keras.callbacks.CallbackList([log], model=model),
+        **settings,
+    )
+    return log
+
+
+def orders(epochs):
+    return [order(tf.range(len(X)), len(X), 5, epoch).numpy() for epoch in range(epochs)]
+
+
+def fit(model, y, rule, **losses):
+    """Trains two epochs by Keras's own fit, in the loop's order, given by hand."""
+    model.compile(rule, **losses)
+    log = Log()
+    for rows in orders(2):
+        model.fit(X[rows], y[rows], batch_size=8, shuffle=False, verbose=0, callbacks=[log])
+    return log
+
+
+def assert_same_weights(ours, theirs, **tolerance):
+    for one, other in zip(ours, theirs, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, **{"rtol": 1e-6, "atol": 1e-7} | tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("sgd", keras.optimizers.SGD(0.1)), ("adam", keras.optimizers.Adam(0.1))],
+    ids=["sgd", "adam"],
+)
+def test_every_step_and_the_metrics_of_every_epoch_are_those_of_keras_fit(one_by_one, name, rule):
+    ours = train(classifier(), rule=name)
+    theirs = fit(
+        classifier(),
+        LABELS,
+        rule,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    assert len(ours.weights) == len(theirs.weights) == 6
+    assert_same_weights(ours.weights, theirs.weights)
+    for one, other in zip(ours.logs, theirs.logs, strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+        assert set(one) == {"loss", "accuracy"}
+
+
+def test_many_steps_in_one_call_end_like_single_ones(one_by_one, monkeypatch):
+    singly = train(classifier(), batch_size=1)
+    assert len(singly.weights) == 46
+    monkeypatch.setattr(loop, "SECONDS_PER_CALL", 1e9)
+    together = train(classifier(), batch_size=1)
+    # 1, 2, 4, 8 steps; then no call passes the end of an epoch.
+    assert [told for told in together.told if isinstance(told, int)] == [0, 2, 6, 14, 22, 22]
+    assert_same_weights([together.weights[-1]], [singly.weights[-1]], rtol=0, atol=0)
+    assert together.logs == singly.logs
+
+
+def test_every_step_is_the_closed_form_of_gradient_descent(one_by_one):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    weights, bias = (value.astype(np.float64) for value in model.get_weights())
+    log = train(model, VALUES, Regression(), rate=0.05)
+    expected = []
+    for rows in orders(2):
+        for start in (0, 8, 16):
+            x, y = X[rows[start : start + 8]], VALUES[rows[start : start + 8]]
+            slope = 2 * (x @ weights + bias - y) / y.size
+            weights, bias = weights - 0.05 * x.T @ slope, bias - 0.05 * slope.sum(axis=0)
+            expected.append([weights, bias])
+    assert_same_weights(log.weights, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_models_own_train_step_is_used(one_by_one):
+    class ByHand(keras.Model):
+        """Goes against the sign of the gradient, and has a metric of its own."""
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.largest = keras.metrics.Mean(name="largest")
+
+        def train_step(self, data):
+            x, y, weight = data
+            with tf.GradientTape() as tape:
+                outputs = self(x, training=True)
+                loss = self.compute_loss(x, y, outputs, weight)
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.largest.update_state(tf.reduce_max(outputs))
+            self.optimizer.apply([tf.sign(each) for each in gradients], self.trainable_variables)
+            return self.compute_metrics(x, y, outputs, weight)
+
+    log = train(classifier(ByHand), rate=0.125)
+    assert set(log.logs[0]) == {"loss", "accuracy", "largest"}
+    for before, after in zip(log.weights, log.weights[1:], strict=False):
+        moves = [np.abs(b - a).ravel() for a, b in zip(before, after, strict=True)]
+        np.testing.assert_allclose(np.concatenate(moves), 0.125, rtol=1e-5)
+
+
+def test_a_compiled_step_of_xla_gives_the_same():
+    model = classifier()
+    model.compile = functools.partial(model.compile, jit_compile=True)
+    assert_same_weights(
+        [train(model, rule="adam").weights[-1]],
+        [train(classifier(), rule="adam").weights[-1]],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_callbacks_are_told_what_keras_fit_tells_them_and_when_a_run_could_go_on(one_by_one):
+    points, validated = [], []
+
+    def validate():
+        validated.append(len(points))
+        return {"loss": 0.25}
+
+    log = train(classifier(), validate=validate, after_call=points.append)
+    epochs = [[("epoch", epoch), 0, 1, 2, ("end of epoch", epoch)] for epoch in (0, 1)]
+    assert log.told == ["begin", *epochs[0], *epochs[1], "end"]
+    assert points == [1, 2, 3, 4, 5, 6]
+    assert validated == [2, 5]  # before the end of an epoch is a point to go on from
+    assert [logs["val_loss"] for logs in log.logs] == [0.25, 0.25]
+
+
+def test_a_run_that_goes_on_enters_the_epoch_where_it_stood(one_by_one):
+    log = train(classifier(), start=4)
+    assert log.told == ["begin", ("epoch", 1), 1, 2, ("end of epoch", 1), "end"]
+    assert train(classifier(), start=6).told == ["begin", "end"]
+
+
+def test_a_callback_can_stop_the_training(one_by_one):
+    model = classifier()
+    log = train(model, epochs=9, after_call=lambda step: setattr(model, "stop_training", step == 4))
+    assert log.told[-3:] == [("epoch", 1), 0, "end"]
+
+
+@pytest.mark.parametrize("per_call", [0, 1e9])
+def test_a_loss_that_is_not_finite_stops_it_by_epoch_and_step(monkeypatch, per_call):
+    monkeypatch.setattr(loop, "SECONDS_PER_CALL", per_call)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    message = r"The loss is (inf|nan) at epoch \d+, step [123]\. Lower the learning rate, or set"
+    with pytest.raises(loop.Diverged, match=message):
+        train(model, VALUES, Regression(), rate=1e6, epochs=50)
+
+
+def test_measuring_gives_each_example_once_in_its_own_order_without_dropout():
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.Dense(3)(keras.layers.Dropout(0.5)(x)))
+    measure = loop.Measure(model, Classification("abc"), ONE)
+    for batch_size in (1, 8, 23, 64):
+        found = measure(Examples.from_arrays(X, LABELS), batch_size)
+        np.testing.assert_array_equal(found["label"], LABELS)
+        logits = X @ model.get_weights()[0] + model.get_weights()[1]
+        losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(23), LABELS]
+        np.testing.assert_allclose(found["loss"], losses, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found["predicted"], logits.argmax(axis=1))
