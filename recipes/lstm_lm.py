@@ -47,6 +47,11 @@ def data(config):
                 f"vocabulary.json. Received: {config.weights!r}."
             )
         earlier = tfbp.Vocabulary.from_json(file.read_text(encoding="utf-8"))
+        if earlier.kind != config.tokens:
+            raise tfbp.UserError(
+                f"`tokens` must be {earlier.kind!r}, as in the run that `weights` names. "
+                f"Received: {config.tokens!r}."
+            )
     return catalog.load_text(
         config.data,
         kind=config.tokens,

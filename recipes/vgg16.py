@@ -19,10 +19,14 @@ class Config(tfbp.Config):
     data: str = tfbp.field("digits", "images with labels")
     weights: str = tfbp.field(
         "imagenet",
-        "of the backbone: imagenet; a file; the directory of an earlier run; none: train everything "
+        "of the backbone: imagenet; a file; the directory of an earlier run; none: train all of it "
         "from a random start; random: keep a random start frozen, to compare with",
     )
     size: int = tfbp.field(32, "height and width that images are scaled to, pixels", low=1)
+    flip: bool = tfbp.field(False, "augmentation: mirror every second image, left to right")
+    shift: float = tfbp.field(0.0, "augmentation: largest shift, part of an edge", low=0, high=0.9)
+    crop: float = tfbp.field(0.0, "augmentation: largest part of an edge cut off", low=0, high=0.9)
+    colour: float = tfbp.field(0.0, "augmentation: largest change of colours", low=0, high=0.9)
     last_block: int = tfbp.field(
         5,
         "blocks after this one are left out: fewer suit small images and far-off tasks",
@@ -42,7 +46,12 @@ class Config(tfbp.Config):
 
 
 def data(config):
-    return catalog.load(config.data, seed=config.seed, size=config.size)
+    splits = catalog.load(config.data, seed=config.seed, size=config.size)
+    return splits.augmented(
+        tfbp.augmentation(
+            flip=config.flip, shift=config.shift, crop=config.crop, colour=config.colour
+        )
+    )
 
 
 def task(config, splits):

@@ -34,6 +34,8 @@ TINY = {
         "--weights=random",
         "--head_epochs=3",
         "--tune_epochs=1",
+        "--flip",
+        "--shift=0.1",
         "--batch_size=7",
     ],
     "lstm_lm": [

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Splits": "tfbp.data.examples",
     "Examples": "tfbp.data.examples",
+    "augmentation": "tfbp.data.augmentation",
     "image_folder": "tfbp.data.images",
     "Vocabulary": "tfbp.data.text",
     "swap_head": "tfbp.modeling.heads",

@@ -322,6 +322,10 @@ class Splits:
         }
         return cls(examples.take(train), **parts, classes=classes and tuple(classes))
 
+    def augmented(self, transform: Transform | None) -> "Splits":
+        """Returns splits whose training examples, and no others, are augmented: see `Examples`."""
+        return dataclasses.replace(self, train=self.train.augmented(transform))
+
     def keep_per_class(self, count: int, *, seed: int = 0) -> "Splits":
         """Returns splits with at most `count` training examples of each class.
 
