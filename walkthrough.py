@@ -22,7 +22,7 @@ with quiet_start():
 
 LETTERS, DIGITS = "glyphs", "digits?per_class=5"
 # Block 5 sees one pixel of a 32 × 32 image, and what it learns is the letters' own.
-TRANSFER = ("--last_block=4", "--head_epochs=60")
+TRANSFER = ("--last_block=4", "--head_epochs=25", "--batch_size=10")
 IMAGES = 12
 
 
