@@ -107,7 +107,10 @@ def test_what_the_readme_names_is_there():
         assert f"]({name})" in README and (ROOT / name).is_file()
 
 
-@pytest.mark.parametrize("line", re.findall(r"^python -m recipes ((?:run|plan) .*)$", README, re.M))
+LINES = README.replace("\\\n", " ")  # a call may go on in the next line
+
+
+@pytest.mark.parametrize("line", re.findall(r"^python -m recipes ((?:run|plan) .*)$", LINES, re.M))
 def test_the_calls_that_the_readme_shows_are_calls(line, here):
     (here / "convnet.py").write_text(code("Your own recipe"))
     _, *arguments = shlex.split(line, comments=True)

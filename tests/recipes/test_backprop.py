@@ -26,8 +26,12 @@ def network(activation, dtype="float32"):
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
+        keras.utils.set_random_seed(0)
         config = BACKPROP.Config(activation=activation, **SMALL)
-        return BACKPROP.model(config, BACKPROP.data(config))
+        model = BACKPROP.model(config, BACKPROP.data(config))
+        # Biases of zero would put the units behind a dead layer exactly at the kink of the ReLU.
+        model.set_weights([weight + 0.1 * (weight.ndim == 1) for weight in model.get_weights()])
+        return model
     finally:
         keras.config.set_dtype_policy(previous)
 

@@ -30,10 +30,10 @@ class Stepper:
         # A walk over the calls, not the layers: a tied embedding is called twice. Over the graph
         # alone: the clone of a compiled model would make its optimizer anew.
         keras.models.clone_model(
-            keras.Model(model.input, model.output),
-            input_tensors=keras.tree.map_structure(
-                lambda tensor: keras.Input(tensor.shape[1:], dtype=tensor.dtype), model.input
-            ),
+            keras.Model(model.inputs, model.outputs),
+            input_tensors=[
+                keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in model.inputs
+            ],
             clone_function=lambda layer: layer,
             call_function=note,
         )
