@@ -10,7 +10,7 @@ FIND_PYTHON := for python in python3 python3.13 python3.12 python3.11; do \
 MAKE_VENV := $(PYTHON) -m pip --version >/dev/null 2>&1 \
 	|| { python=$$($(FIND_PYTHON)) && $$python -m venv --clear .venv; }
 
-.PHONY: run test clean
+.PHONY: run test soak clean
 
 run: .venv/run.stamp
 	$(PYTHON) walkthrough.py
@@ -19,6 +19,11 @@ test: .venv/test.stamp
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m pytest -n 2
+
+# Long trials: the server under load, and 10,000 malformed requests.
+soak: .venv/test.stamp
+	$(PYTHON) benchmarks/serving.py --seconds=60
+	$(PYTHON) -m pytest --hypothesis-profile=soak tests/serving/test_limits.py -k answered_500
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -31,5 +36,5 @@ clean:
 
 .venv/test.stamp: setup.cfg pyproject.toml
 	@$(MAKE_VENV)
-	$(PYTHON) -m pip install --quiet --editable '.[recipes,test]'
+	$(PYTHON) -m pip install --quiet --editable '.[recipes,serving,test]'
 	@touch .venv/run.stamp $@

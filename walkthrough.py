@@ -32,7 +32,8 @@ def main() -> None:
     folder = next(runs / str(n) for n in itertools.count(1) if not (runs / str(n)).exists())
     exports = folder / "saved_models"  # only the fine-tuned model is to be served
     learn(folder / "letters", LETTERS, "none", f"--export_dir={exports}")
-    learn(folder / "random", DIGITS, "random", f"--export_dir={exports}", *TRANSFER)
+    accepted = f"--export_dir={exports}", "--allow=random-frozen"
+    learn(folder / "random", DIGITS, "random", *accepted, *TRANSFER)
     learn(folder / "digits", DIGITS, str(folder / "letters"), *TRANSFER)
     recipes("predict", "saved_models/vgg16", *write_images(folder / "images"))
     print(f"\n{closing(folder)}")

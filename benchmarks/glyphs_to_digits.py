@@ -38,9 +38,14 @@ def main() -> None:
             config = module.Config(data=DIGITS, seed=seed, **SETTINGS)
             pretrained, random = (
                 accuracy(
-                    dataclasses.replace(config, weights=weights, workdir=f"{folder}/{name}{seed}")
+                    dataclasses.replace(
+                        config, weights=weights, allow=allow, workdir=f"{folder}/{name}{seed}"
+                    )
                 )
-                for name, weights in (("pretrained", letters), ("random", "random"))
+                for name, weights, allow in (
+                    ("pretrained", letters, ()),
+                    ("random", "random", ("random-frozen",)),
+                )
             )
             rows.append((pretrained, random, pretrained - random))
 

@@ -30,6 +30,10 @@ class Config(tfbp.Config):
     data: str = tfbp.field("digits", "images or vectors with labels")
     layers: tuple[int, ...] = tfbp.field((784, 128, 10), "inputs, hidden units…, classes", low=1)
     activation: str = tfbp.field("sigmoid", "of the hidden layers", choices=tuple(DERIVATIVES))
+    class_weights: str = tfbp.field(
+        "none", "of the loss; balanced: rare classes count more", choices=("none", "balanced")
+    )
+    precision: str = tfbp.field("float32", "of its own gradients", choices=("float32",))
     learning_rate: float = tfbp.field(0.5, "learning rate of SGD", low=1e-8, high=100)
     epochs: int = tfbp.field(30, "passes over the training examples", low=1)
 
@@ -91,7 +95,8 @@ def data(config):
 
 
 def task(config, splits):
-    return tfbp.Classification(splits.classes)
+    weights = None if config.class_weights == "none" else config.class_weights
+    return tfbp.Classification(splits.classes, class_weights=weights)
 
 
 def model(config, splits):

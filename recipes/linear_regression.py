@@ -22,6 +22,7 @@ class Config(tfbp.Config):
     data: str = tfbp.field("line", "a table: line, proportional or csv:PATH?target=COLUMN")
     bias: bool = tfbp.field(True, "learn b; without it, y = wx")
     optimizer: str = tfbp.field("sgd", "update rule", choices=("sgd", "adam", "adagrad", "rmsprop"))
+    precision: str = tfbp.field("float32", "of its own gradients", choices=("float32",))
     learning_rate: float = tfbp.field(0.01, "learning rate", low=1e-8, high=10)
     epochs: int = tfbp.field(3000, "passes over the data", low=1)
     batch_size: int = tfbp.field(

@@ -26,6 +26,12 @@ class Config(tfbp.Config):
     )
     dropout: float = tfbp.field(0.0, "rate of dropout after each hidden layer", low=0, high=0.95)
     l2: float = tfbp.field(0.0, "weight of the squared kernels in the loss", low=0)
+    label_smoothing: float = tfbp.field(
+        0.0, "part of each label that is spread over all classes", low=0, high=0.9
+    )
+    class_weights: str = tfbp.field(
+        "none", "of the loss; balanced: rare classes count more", choices=("none", "balanced")
+    )
     learning_rate: float = tfbp.field(0.1, "learning rate of SGD", low=1e-8, high=100)
     epochs: int = tfbp.field(30, "passes over the training examples", low=1)
 
@@ -41,7 +47,11 @@ def data(config):
 
 
 def task(config, splits):
-    return tfbp.Classification(splits.classes)
+    return tfbp.Classification(
+        splits.classes,
+        label_smoothing=config.label_smoothing,
+        class_weights=None if config.class_weights == "none" else config.class_weights,
+    )
 
 
 def model(config, splits):

@@ -27,7 +27,8 @@ class Config(tfbp.Config):
     weights: str = tfbp.field(
         "imagenet",
         "of the backbone: imagenet; a file; the directory of an earlier run; none: train all of it "
-        "from a random start; random: keep a random start frozen, to compare with",
+        "from a random start; random: keep a random start frozen, to compare with, which needs "
+        "--allow=random-frozen",
     )
     size: int = tfbp.field(32, "height and width that images are scaled to, pixels", low=1)
     flip: bool = tfbp.field(False, "augmentation: mirror every second image, left to right")
@@ -42,6 +43,12 @@ class Config(tfbp.Config):
     )
     hidden: tuple[int, ...] = tfbp.field((), "units of the head's hidden layers", low=1)
     dropout: float = tfbp.field(0.0, "rate of dropout in the head", low=0, high=0.95)
+    label_smoothing: float = tfbp.field(
+        0.0, "part of each label that is spread over all classes", low=0, high=0.9
+    )
+    class_weights: str = tfbp.field(
+        "none", "of the loss; balanced: rare classes count more", choices=("none", "balanced")
+    )
     scratch_epochs: int = tfbp.field(4, "epochs of --weights=none", low=1)
     scratch_rate: float = tfbp.field(1e-4, "learning rate of --weights=none", low=1e-8, high=1)
     head_epochs: int = tfbp.field(30, "epochs of the head alone; 0 leaves the phase out", low=0)
@@ -62,7 +69,11 @@ def data(config):
 
 
 def task(config, splits):
-    return tfbp.Classification(splits.classes)
+    return tfbp.Classification(
+        splits.classes,
+        label_smoothing=config.label_smoothing,
+        class_weights=None if config.class_weights == "none" else config.class_weights,
+    )
 
 
 def model(config, splits):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbp import driver, recipe, run_directory
+from tfbp import driver, fingerprint, recipe, run_directory
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples, Splits
 from tfbp.errors import UserError
@@ -18,8 +18,8 @@ from tfbp.exporting.parity import ParityError
 from tfbp.modeling import heads
 from tfbp.tasks.classification import Classification
 from tfbp.training import checkpoint, loop
-from tfbp.training.audit import ProofFailed
 from tfbp.training.phase import Phase
+from tfbp.training.proof import ProofFailed
 
 CLASSES = ("dark", "bright")
 PHASES = (
@@ -52,7 +52,7 @@ def network(classes=2, hidden=(5,)):
 
 
 def fit(model=None, *, phases=PHASES, **settings):
-    settings = {"batch_size": 4, "seed": 3} | settings
+    settings = {"batch_size": 4, "seed": 3, "allow": ("random-frozen",)} | settings
     return driver.fit(model or network(), splits(), Classification(CLASSES), phases, **settings)
 
 
@@ -89,8 +89,8 @@ def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     save, places = checkpoint.Checkpoints.save, []
 
-    def save_and_copy(self, model, place):
-        save(self, model, place)
+    def save_and_copy(self, model, place, *best):
+        save(self, model, place, *best)
         places.append(place)
         shutil.copytree(folder / "end", folder / f"{place.phase} {place.step}")
 
@@ -277,15 +277,43 @@ def nudge(model, layer, variable):
 )
 def test_a_frozen_layer_that_changes_by_one_bit_fails_the_proof(layer, variable):
     model = network()
-    with pytest.raises(ProofFailed, match=f"Frozen layers changed while training: body/{layer}\\."):
+    message = f"Frozen variables changed while training: body/{layer}/{variable}\\."
+    with pytest.raises(ProofFailed, match=message):
         fit(model, phases=ONE_PHASE, callbacks=[nudge(model, layer, variable)])
 
 
 def test_a_layer_that_should_learn_and_does_not_fails_the_proof():
     model = network()
     model.get_layer("head_1").bias.assign([-1e3] * 5)  # its ReLUs are dead: no gradient
-    with pytest.raises(ProofFailed, match="Layers that should learn did not change: head_1\\."):
-        fit(model, phases=ONE_PHASE)
+    with pytest.raises(ProofFailed, match=r"did not change: head_1/kernel, head_1/bias\."):
+        fit(model, phases=ONE_PHASE, allow=("random-frozen", "dead-layer"))
+
+
+def test_a_phase_that_trains_nothing_fails_the_proof():
+    model = network()
+    # Set before the step is traced, as an unfreezing that came too late would be.
+    freeze = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: setattr(model, "trainable", False)
+    )
+    message = r"did not change: head_1/kernel, head_1/bias, head/kernel, head/bias\."
+    with pytest.raises(ProofFailed, match=message):
+        fit(model, phases=ONE_PHASE, callbacks=[freeze])
+
+
+def test_the_fingerprints_after_a_phase_are_those_before_the_next(monkeypatch):
+    model = network()
+    hashed = []
+    of_array = fingerprint.of_array
+
+    def note(array):
+        hashed.append(id(array))
+        return of_array(array)
+
+    monkeypatch.setattr(fingerprint, "of_array", note)
+    fit(model)
+    assert [hashed.count(id(weight)) for weight in model.weights] == [1 + len(PHASES)] * len(
+        model.weights
+    )
 
 
 def test_a_loss_that_is_no_number_stops_the_run_by_epoch_and_step(monkeypatch):
@@ -336,7 +364,7 @@ def exports(monkeypatch):
     """
     calls = []
 
-    def export(model, task, examples, folder, *, details):
+    def export(model, task, examples, folder, *, details, keep):
         if calls and isinstance(calls[-1], Exception):
             raise calls.pop()
         calls.append((str(folder), details["recipe"]))
@@ -408,10 +436,36 @@ def test_a_plan_says_what_would_train_and_trains_nothing(line, monkeypatch):
     monkeypatch.setattr(loop, "train", no_training)
     (planned,) = driver.plan(line, line.Config(batch_size=3, epochs=5))
     assert planned.phase.name == "fit"
-    assert planned.trainable == {"line": 3}
-    assert planned.frozen == {}
-    assert planned.steps == 5 * 3  # 7 examples in batches of 3
+    (group,) = planned.groups
+    assert (group.name, group.trains, group.frozen, group.rates) == ("line", 3, 0, (0.1,))
+    assert planned.cost is None
+    assert planned.steps == planned.updates == 5 * 3  # 7 examples in batches of 3
     assert not pathlib.Path("runs").exists()
+
+
+def test_a_plan_with_the_time_takes_a_few_steps_and_writes_nothing(line):
+    (planned,) = driver.plan(line, line.Config(batch_size=3, epochs=5), time=True)
+    assert 0 < planned.cost.seconds < 60
+    assert not pathlib.Path("runs").exists()
+
+
+def test_settings_of_the_config_fill_the_phases_and_reach_the_training(line):
+    config = line.Config(batch_size=2, epochs=3, accumulate=4, weight_decay=0.01, ema=0.5)
+    run = driver.run(line, config)
+    settings = {"accumulate": 4, "weight_decay": 0.01, "ema": 0.5}
+    due = Phase("fit", "line", epochs=3, learning_rate=0.1, optimizer="sgd", **settings)
+    assert run.phases == (due,)
+    (planned,) = driver.plan(line, config)
+    assert (planned.steps, planned.updates) == (3 * 4, 3)
+
+
+@pytest.mark.parametrize("precision", recipe.PRECISIONS)
+def test_a_recipe_is_built_and_trained_in_the_precision_that_was_asked_for(line, precision):
+    run = driver.run(line, line.Config(precision=precision))
+    layer = run.model.get_layer("line")
+    assert (layer.dtype_policy.name, layer.variable_dtype) == (precision, "float32")
+    assert keras.config.dtype_policy().name == "float32"
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
 
 
 def test_only_the_ended_run_of_a_recipe_can_be_opened(line, recorded):

@@ -1,5 +1,7 @@
 import hashlib
+import tracemalloc
 
+import ml_dtypes
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,24 @@ def test_how_an_array_lies_in_memory_does_not_matter():
     wide[:, ::2] = array
     for same in (np.asfortranarray(array), wide[:, ::2], array.tolist()):
         assert fingerprint.of_array(same) == fingerprint.of_array(array)
+
+
+def test_an_array_is_hashed_without_a_copy():
+    array = np.ones((1024, 1024), np.float32)
+    tracemalloc.start()
+    try:
+        fingerprint.of_array(array)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < array.nbytes / 100
+
+
+def test_arrays_in_half_precision_are_hashed():
+    array = np.ones((2, 3), ml_dtypes.bfloat16)
+    assert fingerprint.of_array(array) != fingerprint.of_array(2 * array)
+    head = f"{array.dtype.str}{array.shape}".encode()
+    assert fingerprint.of_array(array) == fingerprint.of_bytes(head, array.tobytes())
 
 
 def test_the_order_of_keys_does_not_matter_but_values_do():

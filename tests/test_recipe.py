@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import types
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from tfbp import recipe
 from tfbp.errors import UserError
+from tfbp.training.phase import Phase
 
 GOOD = '''"""Learns nothing.
 
@@ -73,6 +75,7 @@ def test_values_inside_the_range_are_taken(right):
         ({"batch_size": 0}, "`batch_size` must be at least 1. Received: 0."),
         ({"seed": -1}, "`seed` must be at least 0. Received: -1."),
         ({"strategy": "mirored"}, "Did you mean 'mirrored'?"),
+        ({"precision": "mixed_bf16"}, "Did you mean 'mixed_bfloat16'?"),
     ],
 )
 def test_values_outside_of_the_range_are_refused(wrong, message):
@@ -95,6 +98,42 @@ def test_values_outside_of_the_range_are_refused(wrong, message):
 def test_settings_pass_through_json_and_come_back_equal(config):
     text = json.dumps(recipe.settings(config))
     assert recipe.from_settings(Config, json.loads(text)) == config
+
+
+RATE = {"epochs": 1, "learning_rate": 1.0}
+SETTINGS = {
+    "accumulate": 2,
+    "warm_up": 0.1,
+    "weight_decay": 0.01,
+    "ema": 0.9,
+    "early_stopping": 3,
+}
+
+
+def phases_of(phase, **settings):
+    module = types.SimpleNamespace(phases=lambda config: [phase])
+    return recipe.phases(module, Config(**settings))
+
+
+def test_a_config_fills_what_a_recipe_leaves_at_the_default_of_a_phase():
+    assert set(SETTINGS) == set(recipe.PHASE_SETTINGS)
+    phase = Phase("fit", ".*", **RATE)
+    assert phases_of(phase, **SETTINGS) == (Phase("fit", ".*", **RATE, **SETTINGS),)
+    assert phases_of(phase) == (phase,)
+
+
+@pytest.mark.parametrize("name", recipe.PHASE_SETTINGS)
+def test_what_a_recipe_sets_itself_stays(name):
+    phase = Phase("fit", ".*", **RATE, **{name: SETTINGS[name]})
+    other = {"accumulate": 5, "warm_up": 0.5, "weight_decay": 0.5, "ema": 0.5, "early_stopping": 5}
+    assert phases_of(phase, **{name: other[name]}) == (phase,)
+
+
+def test_a_setting_that_does_not_go_with_a_phase_is_refused():
+    with pytest.raises(UserError, match="`warm_up` must be 0 with the schedule 'one_cycle'"):
+        phases_of(Phase("fit", ".*", **RATE, schedule="one_cycle"), warm_up=0.1)
+    with pytest.raises(UserError, match="`ema` must be between 0 and 1"):
+        phases_of(Phase("fit", ".*", **RATE), ema=1.0)
 
 
 def test_a_setting_that_the_recipe_has_no_longer_is_refused():

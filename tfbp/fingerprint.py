@@ -4,9 +4,10 @@ import hashlib
 import json
 
 import numpy as np
+import numpy.typing as npt
 
 
-def of_bytes(*parts: bytes) -> str:
+def of_bytes(*parts: bytes | npt.NDArray[np.uint8]) -> str:
     """Returns the hex SHA-256 of `parts`, each after its length, so that no two lists collide."""
     digest = hashlib.sha256()
     for part in parts:
@@ -15,11 +16,14 @@ def of_bytes(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def of_array(array: np.ndarray) -> str:
-    """Returns the hex SHA-256 of an array's dtype, shape and contents."""
+def of_array(array: npt.ArrayLike) -> str:
+    """Returns the hex SHA-256 of an array's dtype, shape and contents.
+
+    An array that lies in memory in C order is hashed where it is, without a copy.
+    """
     array = np.asarray(array)
     head = f"{array.dtype.str}{array.shape}".encode()
-    return of_bytes(head, np.ascontiguousarray(array).tobytes())
+    return of_bytes(head, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def of_json(value: object) -> str:

@@ -18,8 +18,17 @@ import os
 import pathlib
 import sys
 import types
+from typing import TYPE_CHECKING
 
+from tfbp.auditing.finding import IDS
 from tfbp.errors import UserError, mistake
+
+if TYPE_CHECKING:
+    from tfbp.training.phase import Phase
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# Settings of a phase, by the names of its fields.
+PHASE_SETTINGS = ("accumulate", "warm_up", "weight_decay", "ema", "early_stopping")
 
 
 def field(
@@ -46,6 +55,8 @@ def field(
 class Config:
     """The settings that all recipes share. A recipe extends it with its own fields.
 
+    Those of `PHASE_SETTINGS` go into each phase that the recipe leaves at the default there.
+
     Raises:
         tfbp.UserError: a value is outside its field's choices or range.
     """
@@ -54,9 +65,20 @@ class Config:
     weights: str = field("", "weights to start from: a file or the directory of an earlier run")
     workdir: str = field("", "run directory (default: runs/<recipe>/<n>)")
     export_dir: str = field("saved_models", "folder that receives <recipe>/<version>")
+    keep_versions: int = field(0, "newest versions that stay there; 0: all", low=0)
     seed: int = field(0, "seed of the split, the start, the order and the augmentation", low=0)
     batch_size: int = field(32, "examples per global batch", low=1)
     strategy: str = field("auto", "devices to train on", choices=("auto", "one", "mirrored"))
+    precision: str = field("float32", "of the model's arithmetic", choices=PRECISIONS)
+    accumulate: int = field(1, "batches whose gradients make one update", low=1)
+    warm_up: float = field(0.0, "part of a phase in which its rate rises from 0", low=0, high=1)
+    weight_decay: float = field(0.0, "decoupled weight decay per update, times the rate", low=0)
+    ema: float = field(0.0, "momentum of averaged weights, the ones kept; 0: none", low=0, high=1)
+    early_stopping: int = field(
+        0, "epochs without a better validation loss that end a phase; 0: none", low=0
+    )
+    gradients: int = field(0, "log gradient norms at each so manieth update; 0: never", low=0)
+    allow: tuple[str, ...] = field((), "findings of the audit to accept", choices=IDS)
 
     def __post_init__(self):
         for item in dataclasses.fields(self):
@@ -73,6 +95,24 @@ def _check(name: str, value, *, help: str = "", choices=(), low=None, high=None)
         raise mistake(name, f"must be at least {low:g}", value)
     if high is not None and not value <= high:
         raise mistake(name, f"must be at most {high:g}", value)
+
+
+def phases(module: types.ModuleType, config: Config) -> "tuple[Phase, ...]":
+    """Returns a recipe's phases; what it leaves at a phase's default is as the config says.
+
+    Raises:
+        tfbp.UserError: a setting that does not go with the rest of a phase.
+    """
+    filled = []
+    for phase in module.phases(config):
+        changes = {
+            name: getattr(config, name)
+            for name in PHASE_SETTINGS
+            if getattr(config, name) != getattr(Config, name)
+            and getattr(phase, name) == getattr(type(phase), name)
+        }
+        filled.append(dataclasses.replace(phase, **changes))
+    return tuple(filled)
 
 
 def settings(config: Config) -> dict:

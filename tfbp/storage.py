@@ -36,6 +36,24 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def remove(folder: str | os.PathLike) -> None:
+    """Removes a folder, or a link to one: at no time is a part of it there under its name.
+
+    One that is gone already, by another process, is no error.
+    """
+    folder = pathlib.Path(folder)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        os.rename(folder, aside)
+    except FileNotFoundError:
+        return
+    _sync(folder.parent)
+    if aside.is_symlink():
+        aside.unlink()
+    else:
+        shutil.rmtree(aside)
+
+
 @contextlib.contextmanager
 def publish(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields an empty folder beside `folder`, and renames it to `folder` when the block succeeds.

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 
 import pytest
 
@@ -81,9 +82,32 @@ def test_plan_shows_what_trains_and_writes_nothing(call, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     code, out, _ = call("plan", str(ended / "mine.py"), "--batch_size=16")
     assert code == 0
-    assert "fit: 2 epochs, 12 steps, adam, constant learning rate 0.1" in out
-    assert "trains  only" in out
+    head, columns, only, total = out.splitlines()
+    assert head == "fit: 2 epochs, 12 steps, adam, constant rate"
+    assert columns.split() == ["layers", "trains", "frozen", "statistics", "learning", "rate"]
+    assert only.split() == ["only", "1", "28", "0", "0", "0.1"]
+    assert total.split() == ["total", "1", "28", "0", "0"]
     assert not list(tmp_path.iterdir())
+
+
+def test_plan_says_what_is_set_of_a_phase_and_how_long_it_would_take(call):
+    code, out, _ = call("plan", "mine.py", "--time", "--accumulate=5", "--ema=0.9", "--epochs=1")
+    assert code == 0
+    # 96 examples in batches of 32, all of which make one update.
+    assert out.startswith("fit: 1 epochs, 3 steps, 1 updates, adam, constant rate, accumulate 5, ")
+    assert "ema 0.9" in out.splitlines()[0]
+    assert re.fullmatch(
+        r"about [\d.,]+ s with validation, and [\d,]+ MiB of main memory for all of the process so "
+        r"far",
+        out.splitlines()[-1],
+    )
+
+
+def test_the_time_is_a_flag_of_plan_alone(call):
+    assert "--time=false" in call("plan", "mine.py", "--help")[1]
+    code, _, err = call("run", "mine.py", "--time")
+    assert code == 2
+    assert "'--time'" in err
 
 
 def test_a_run_directory_says_what_was_asked_and_what_came_out(ended):
@@ -92,6 +116,17 @@ def test_a_run_directory_says_what_was_asked_and_what_came_out(ended):
     assert names <= {path.name for path in run.iterdir()}
     assert len((run / "history.csv").read_text().splitlines()) == 4
     assert result(ended)["seed"] == 1
+
+
+def test_the_proof_of_each_phase_stands_in_the_result_and_in_the_export(ended):
+    details = ended / "saved_models" / "mine" / "1" / "assets.extra" / "tfbp.json"
+    exported = json.loads(details.read_text())["phases"]
+    (phase,) = result(ended)["phases"]
+    assert [each["proof"] for each in exported] == [phase["proof"]]
+    assert phase["proof"]["trained_variables"] == 2
+    assert phase["proof"]["frozen_variables"] == 0
+    assert len(phase["proof"]["trained"]) == 64
+    assert 0 <= phase["proof_seconds"] <= phase["seconds"]
 
 
 def test_the_flag_file_repeats_the_run_in_another_directory(call, ended):

@@ -12,7 +12,10 @@ def csv_file(tmp_path, content):
 
 
 def test_numbers_are_predicted_from_the_other_columns(tmp_path):
-    x, y = tables.read_csv(csv_file(tmp_path, "\ufeffa,price,b\n1,10.5,2\n\n3,-1e3, 4\n"), "price")
+    x, y, columns = tables.read_csv(
+        csv_file(tmp_path, "\ufeffa,price,b\n1,10.5,2\n\n3,-1e3, 4\n"), "price"
+    )
+    assert columns == ["a", "b"]
     assert x.tolist() == [[1, 2], [3, 4]]
     assert y.tolist() == [10.5, -1000]
 

@@ -8,8 +8,21 @@ from tfbp.exporting import parity
 
 
 def check(monkeypatch, answered, expected):
-    monkeypatch.setattr(parity, "ask", lambda folder, requests: {"score": {"y": answered}})
-    return parity.check("export", {}, {"score": {"y": expected}})
+    answer, due = {"score": {"y": answered}}, {"score": {"y": expected}}
+    monkeypatch.setattr(parity, "ask", lambda folder, requests: [answer])
+    return parity.check("export", [{}], [due])
+
+
+def test_each_round_is_compared_and_the_worst_is_told(monkeypatch):
+    one, other = np.float32([1.0]), np.float32([1.000002])
+    rounds = [{"score": {"y": value}} for value in (one, other, one)]
+    monkeypatch.setattr(parity, "ask", lambda folder, requests: rounds)
+    proof = parity.check("export", [{}] * 3, [{"score": {"y": one}}] * 3)
+    assert proof["difference"] == pytest.approx(2e-6, rel=0.1)
+    wrong = [*rounds[:2], {"score": {"y": np.float32([2.0])}}]
+    monkeypatch.setattr(parity, "ask", lambda folder, requests: wrong)
+    with pytest.raises(parity.ParityError, match="differs by 1"):
+        parity.check("export", [{}] * 3, [{"score": {"y": one}}] * 3)
 
 
 def test_floats_may_differ_by_a_share_of_the_largest_magnitude(monkeypatch):
@@ -45,9 +58,9 @@ def test_answers_that_differ_are_refused(monkeypatch, answered, expected, messag
 
 
 def test_a_missing_output_is_refused(monkeypatch):
-    monkeypatch.setattr(parity, "ask", lambda folder, requests: {"score": {}})
+    monkeypatch.setattr(parity, "ask", lambda folder, requests: [{"score": {}}])
     with pytest.raises(parity.ParityError, match=r"must answer \['y'\]"):
-        parity.check("export", {}, {"score": {"y": np.zeros(1)}})
+        parity.check("export", [{}], [{"score": {"y": np.zeros(1)}}])
 
 
 values = st.one_of(
@@ -61,7 +74,9 @@ values = st.one_of(
 @given(value=values)
 def test_what_is_exchanged_arrives_to_the_bit(tmp_path_factory, value):
     path = str(tmp_path_factory.mktemp("exchange") / "tensors.npz")
-    parity._save(path, {"score": {"text": value}})
-    arrived = parity._load(path)["score"]["text"]
+    parity._save(path, [{}, {"score": {"text": value}}])
+    first, second = parity._load(path)
+    assert first == {}
+    arrived = second["score"]["text"]
     assert arrived.dtype == value.dtype
     assert arrived.tolist() == value.tolist() or arrived.tobytes() == value.tobytes()

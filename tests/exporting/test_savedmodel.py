@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfbp.data.examples import Examples
 from tfbp.exporting import parity, savedmodel
+from tfbp.modeling import adapters
 from tfbp.tasks.regression import Regression
 
 
@@ -24,7 +25,7 @@ def written(tmp_path_factory):
 
 def test_lookup_tables_inside_the_model_are_saved(written):
     folder, requests, expected = written
-    proof = parity.check(folder, requests, expected)
+    proof = parity.check(folder, [requests], [expected])
     assert proof["signatures"] == {"serving_default": {"y": proof["difference"]}}
     assert proof["difference"] <= 1e-5
 
@@ -33,7 +34,7 @@ def test_a_request_that_the_export_does_not_take_is_told(written):
     folder, requests, expected = written
     renamed = {"serving_default": {"z": requests["serving_default"]["x"]}}
     with pytest.raises(parity.ParityError, match=r"`serving_default` must take \['z'\]"):
-        parity.check(folder, renamed, expected)
+        parity.check(folder, [renamed], [expected])
 
 
 def test_recurrent_layers_are_traced_without_cudnn_and_keep_their_setting():
@@ -46,3 +47,25 @@ def test_recurrent_layers_are_traced_without_cudnn_and_keep_their_setting():
         assert [layer.use_cudnn for layer in recurrent] == [False] * 2
         assert tf.is_tensor(model(np.zeros((1, 4, 2), np.float32)))
     assert [layer.use_cudnn for layer in recurrent] == ["auto"] * 2
+
+
+def test_adapters_are_merged_in_the_export_and_stay_in_the_model(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
+    plain = [tuple(variable.shape) for variable in model.variables]
+    adapters.add_lora(model, "dense", rank=1)
+    dense = model.get_layer("dense")
+    dense.lora_kernel_b.assign([[1.0, -2.0]])
+    x = np.float32([[1, 2, 3], [-1, 0, 4]])
+    expected = model(x).numpy()
+    examples = Examples.from_arrays(x, np.float32([[1, 2], [3, 4]]))
+
+    savedmodel.write(model, Regression().signatures(model, examples), tmp_path)
+
+    # Keras writes each variable twice, under two keys.
+    variables = tf.train.list_variables(str(tmp_path / "variables" / "variables"))
+    assert {tuple(shape) for name, shape in variables if "VARIABLE_VALUE" in name} == set(plain)
+    assert b"lora" not in (tmp_path / "saved_model.pb").read_bytes()
+    answer = tf.saved_model.load(tmp_path).signatures["serving_default"](x=tf.constant(x))
+    np.testing.assert_allclose(answer["y"], expected, rtol=1e-6)
+    assert len(model.variables) == len(plain) + 2
+    np.testing.assert_array_equal(model(x), expected)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfbp.data import text
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
-from tfbp.exporting import parity, savedmodel, versions
+from tfbp.exporting import parity, savedmodel, versions, warmup
 from tfbp.tasks.classification import Classification
 from tfbp.tasks.language import LanguageModel
 from tfbp.tasks.regression import Regression
@@ -27,8 +27,8 @@ def classifier():
     return model, Classification(NAMES), Examples.from_arrays(x, np.arange(12) % 3)
 
 
-def export(folder, model, task, examples):
-    return versions.export(model, task, examples, folder, details={"recipe": "tiny"})
+def export(folder, model, task, examples, **settings):
+    return versions.export(model, task, examples, folder, details={"recipe": "tiny"}, **settings)
 
 
 @contextlib.contextmanager
@@ -63,9 +63,17 @@ def test_an_export_appears_whole_as_the_next_version(tmp_path):
     assert len(seen["4"]) == 1
 
     about = json.loads((path / "assets.extra/tfbp.json").read_text())
-    assert about == {"recipe": "tiny", "parity": proof}
+    assert (about["recipe"], about["parity"]) == ("tiny", proof)
+    assert about["signatures"]["image_bytes"]["inputs"] == {"image_bytes": "string [batch]"}
     assert proof["difference"] <= proof["tolerance"] == 1e-5
+    assert proof["batches"] == [1, 3, 32]
+    assert list(proof["signatures"]) == ["serving_default", "image_bytes"]
     assert (path / "assets.extra/labels.txt").read_text().split() == list(NAMES)
+    card = (path / "assets.extra/README.md").read_text()
+    assert card.startswith(f"# {tmp_path.name}, version 4\n")
+    assert "| `image_bytes` | `image_bytes`: string [batch] |" in card
+    assert "ant, bee, cat" in card
+    assert [name for name, _ in warmup.read(path)] == list(proof["signatures"])
 
     loaded = tf.saved_model.load(path)
     for batch in (1, 3, 32):
@@ -88,10 +96,11 @@ def test_a_language_model_is_exported_with_its_vocabulary(tmp_path):
     )
     examples = text.windows(content, vocabulary, steps=6)
     path, proof = export(tmp_path, model, LanguageModel(vocabulary), examples)
-    assert set(proof["signatures"]) == {"score", "generate"}
+    signatures = ["score", "generate", "init_state", "step", "serving_default"]
+    assert list(proof["signatures"]) == signatures
 
     loaded = tf.saved_model.load(path)
-    assert set(loaded.signatures) == {"score", "generate", "serving_default"}
+    assert set(loaded.signatures) == set(signatures)
     tokens = loaded.signatures["serving_default"](text=tf.constant(["to be, or not"]))["tokens"]
     assert tokens.numpy().tolist() == [4]
 
@@ -126,15 +135,38 @@ def test_two_exports_at_once_take_two_versions(tmp_path, monkeypatch):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     examples = Examples.from_arrays(np.float32([1, 2, 3]), np.float32([1, 2, 3]))
 
-    def another_is_first(*_):
+    def another_is_first(*_, **__):
         (tmp_path / "1").mkdir(exist_ok=True)
-        return {"difference": 0.0}
+        return {"difference": 0.0, "tolerance": 1e-5}
 
     monkeypatch.setattr(parity, "check", another_is_first)
     path, _ = export(tmp_path, model, Regression(), examples)
     assert path == tmp_path / "2"
     assert list((tmp_path / "1").iterdir()) == []
     assert (path / "saved_model.pb").exists()
+
+
+def test_old_versions_are_removed_once_the_new_one_is_there(tmp_path, monkeypatch):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    examples = Examples.from_arrays(np.float32([1, 2, 3]), np.float32([1, 2, 3]))
+    for name in ("2", "9", "10", "latest", ".11.5.tmp"):
+        (tmp_path / name / "variables").mkdir(parents=True)
+    (tmp_path / "1").symlink_to(tmp_path / "latest")
+    (tmp_path / "3").write_text("no version")
+    there = []
+
+    def check(beside, *_):
+        there.append({path.name for path in tmp_path.iterdir() if path != beside})
+        return {"difference": 0.0, "tolerance": 1e-5}
+
+    monkeypatch.setattr(parity, "check", check)
+    path, _ = export(tmp_path, model, Regression(), examples, keep=2)
+    assert path.name == "11"
+    assert there == [{"1", "2", "3", "9", "10", "latest", ".11.5.tmp"}]
+    assert {path.name for path in tmp_path.iterdir()} == {"3", "10", "11", "latest", ".11.5.tmp"}
+    assert (tmp_path / "latest" / "variables").is_dir()
+    assert export(tmp_path, model, Regression(), examples)[0].name == "12"
+    assert (tmp_path / "10").is_dir()
 
 
 @pytest.mark.parametrize(

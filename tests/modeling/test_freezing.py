@@ -50,6 +50,8 @@ MOVED_2 = {"body/norm_2/moving_mean", "body/norm_2/moving_variance"}
         ("head", "frozen", HEAD),
         ("body/.*_2|head", "frozen", CONV_2 | HEAD),
         ("body/.*_2|head", "train", CONV_2 | LEARNT_2 | MOVED_2 | HEAD),
+        ("body/.*_2|head", "affine", CONV_2 | LEARNT_2 | HEAD),
+        ("body/norm_2", "affine", LEARNT_2),
         ("body/conv_2", "train", CONV_2),
     ],
 )
@@ -77,15 +79,62 @@ def test_it_says_what_is_trainable_what_moves_and_what_is_frozen():
     model = nested()
     frozen = freezing.freeze(model, "body/.*_2|head")
     assert list(frozen.trainable) == ["body/conv_2", "head"]
-    assert frozen.statistics == ()
+    assert frozen.statistics == {}
     assert set(frozen.frozen) == {"scale", "body/conv_1", "body/norm_1", "body/norm_2"}
     assert frozen.parameters == (3 * 3 * 4 * 4 + 4) + (4 * 3 + 3)
     assert frozen.parameters == sum(v.numpy().size for v in model.trainable_variables)
 
     opened = freezing.freeze(model, "body/.*_2|head", batch_norm="train")
     assert list(opened.trainable) == ["body/conv_2", "body/norm_2", "head"]
-    assert opened.statistics == ("body/norm_2",)
+    norm = model.get_layer("body").get_layer("norm_2")
+    moving = {path: list(map(id, each)) for path, each in opened.statistics.items()}
+    assert moving == {"body/norm_2": [id(norm.moving_mean), id(norm.moving_variance)]}
     assert opened.parameters == frozen.parameters + 2 * 4
+
+    affine = freezing.freeze(model, "body/.*_2|head", batch_norm="affine")
+    assert list(affine.trainable) == ["body/conv_2", "body/norm_2", "head"]
+    assert list(map(id, affine.learning["body/norm_2"])) == [id(norm.gamma), id(norm.beta)]
+    assert affine.statistics == {}
+    assert affine.parameters == opened.parameters
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "affine", "train"])
+def test_batch_statistics_are_used_only_where_they_are_trained(batch_norm):
+    model = nested()
+    freezing.freeze(model, "body/.*|head", batch_norm)
+    for name in ("norm_1", "norm_2"):
+        model.get_layer("body").get_layer(name).moving_mean.assign([5.0] * 4)
+    inference, training = model(X, training=False), model(X, training=True)
+    assert np.allclose(inference, training, atol=1e-4) == (batch_norm != "train")
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "expected"),
+    [
+        ("frozen", {"kernel", "bias"}),
+        ("affine", {"kernel", "bias", "gamma", "beta"}),
+        ("train", {"kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"}),
+    ],
+)
+def test_normalization_inside_a_layer_of_layers_follows_the_same_rule(batch_norm, expected):
+    class Block(keras.layers.Layer):
+        def __init__(self, name):
+            super().__init__(name=name)
+            self.convolution = keras.layers.Conv2D(4, 3)
+            self.norm = keras.layers.BatchNormalization()
+
+        def build(self, shape):
+            self.convolution.build(shape)
+            self.norm.build(self.convolution.compute_output_shape(shape))
+
+        def call(self, x, training=None):
+            return keras.ops.relu(self.norm(self.convolution(x), training=training))
+
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(Block("block")(images))
+    model = keras.Model(images, keras.layers.Dense(3, name="head")(x))
+    names = {name.removeprefix("block/") for name in changed(model, "block", batch_norm)}
+    assert names | {"bias"} == expected
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,11 @@ def unchanged(x):
         ("mobilenetv2_1.00_224", tf_like),
         ("nasnet_mobile", tf_like),
         ("efficientnetb0", unchanged),
-        ("efficientnetv2-b0", unchanged),
-        ("convnext_tiny", unchanged),
-        ("MobileNetV3Small", unchanged),
+        # as they are built with `include_preprocessing=False`:
+        ("efficientnetv2-b0", torch_like),
+        ("efficientnetv2-s", tf_like),
+        ("convnext_tiny", torch_like),
+        ("MobileNetV3Small", tf_like),
     ],
 )
 def test_a_backbone_of_keras_applications_gets_its_own_preprocessing(name, by_hand):
@@ -72,6 +74,28 @@ def test_a_backbone_of_keras_applications_gets_its_own_preprocessing(name, by_ha
         rtol=1e-5,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("name", ["efficientnetv2-b0", "convnext_tiny", "MobileNetV3Small"])
+def test_a_backbone_that_preprocesses_inside_gets_pixels(name):
+    inside = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()], name=name
+    )
+    answer = features(heads.swap_head(inside, 2)).predict_on_batch(IMAGES)
+    np.testing.assert_allclose(answer.reshape(IMAGES.shape), IMAGES / 255, rtol=1e-5)
+
+
+@pytest.mark.parametrize("included", [True, False])
+def test_mobilenet_itself_says_whether_it_preprocesses_inside(included):
+    backbone = keras.applications.MobileNetV3Small(
+        include_top=False,
+        weights=None,
+        input_shape=(32, 32, 3),
+        alpha=0.35,
+        minimalistic=True,
+        include_preprocessing=included,
+    )
+    assert (heads.preprocessing_of(backbone) is None) is included
 
 
 def test_every_name_in_keras_applications_is_known():

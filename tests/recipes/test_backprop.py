@@ -117,3 +117,8 @@ def test_its_mean_accuracy_on_digits_over_five_seeds(module, least):
 def test_layers_that_do_not_take_the_examples_are_refused():
     with pytest.raises(recipe.UserError, match="`layers` must begin with the 6 values"):
         driver._build(BACKPROP, BACKPROP.Config(data=SMALL["data"], layers=(5, 3)))
+
+
+def test_its_own_gradients_are_computed_in_full_precision_alone():
+    with pytest.raises(recipe.UserError, match="`precision` must be one of the known values"):
+        BACKPROP.Config(precision="mixed_float16")

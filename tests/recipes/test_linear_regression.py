@@ -94,3 +94,8 @@ def test_its_defaults_are_full_batches():
 
     assert MODULE.data(config).train.size <= config.batch_size
     assert dataclasses.asdict(config)["learning_rate"] == 0.01
+
+
+def test_its_own_gradients_are_computed_in_full_precision_alone():
+    with pytest.raises(recipe.UserError, match="`precision` must be one of the known values"):
+        MODULE.Config(precision="mixed_bfloat16")

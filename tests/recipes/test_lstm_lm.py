@@ -1,6 +1,7 @@
 """What is particular to the language model: cells, targets, fine-tuning on other text."""
 
 import pathlib
+import random
 
 import keras
 import numpy as np
@@ -10,7 +11,9 @@ import tfbp
 from tfbp import driver, recipe
 
 MODULE = recipe.load("lstm_lm", pathlib.Path(__file__).parents[2] / "recipes")
-TEXT = "the cat sat on the mat and the dog sat on the log. " * 20
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "my", "log"]
+# Drawn, not repeated: the audit refuses a held-out text that is the training text.
+TEXT = " ".join(random.Random(0).choices(WORDS, k=230))
 TINY = {"steps": 8, "units": 5, "embedding": 4, "epochs": 1}
 
 

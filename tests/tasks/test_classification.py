@@ -5,6 +5,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
+from sklearn.utils.class_weight import compute_class_weight
 
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
@@ -76,7 +77,7 @@ def test_the_measured_loss_is_the_trained_one():
 def test_the_answer_names_the_likeliest_class():
     task, examples, model = Classification(NAMES), vectors(), dense()
     signature = task.signatures(model, examples)["serving_default"]
-    request = task.samples(examples, 4)["serving_default"]
+    request = signature.request(4)
     assert {name: value.shape for name, value in request.items()} == {"features": (4, 4)}
     answer = {name: value.numpy() for name, value in signature.function(**request).items()}
 
@@ -94,8 +95,11 @@ def test_images_are_asked_for_by_that_name():
     model = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
-    signature = Classification(NAMES).signatures(model, images)["serving_default"]
-    assert signature.inputs == {"image": tf.TensorSpec([None, 8, 8, 1], tf.float32)}
+    signatures = Classification(NAMES).signatures(model, images)
+    assert {name: list(signature.inputs) for name, signature in signatures.items()} == {
+        "serving_default": ["image"],
+        "image_bytes": ["image_bytes"],
+    }
 
 
 def test_labels_txt_lists_the_classes():
@@ -117,14 +121,13 @@ def broken():
     ("model", "examples", "message"),
     [
         (lambda: dense(10), vectors(), r"one logit for each of the 3 classes.*\[10\]"),
-        (lambda: dense(3, "softmax"), vectors(), "Leave the softmax"),
         (lambda: dense(3, features=5), vectors(), r"take the examples, which are float32 \[4\]"),
         (two_outputs, vectors(), "must have one output"),
         (broken, vectors(), "finite"),
         (dense, vectors(labels=[0, 1, 7, 2, 9, 0]), "from 0 to 2.*7 at row 2, and 1 more"),
         (dense, vectors(labels=[0.5] * 6), "carry one label"),
     ],
-    ids=["width", "softmax", "input", "outputs", "nan", "labels", "targets"],
+    ids=["width", "input", "outputs", "nan", "labels", "targets"],
 )
 def test_what_does_not_fit_is_refused(model, examples, message):
     with pytest.raises(UserError, match=message):
@@ -139,3 +142,56 @@ def test_what_fits_is_accepted():
 def test_names_must_be_several_and_different(classes):
     with pytest.raises(UserError, match="two different names"):
         Classification(classes)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=40))
+def test_balanced_weights_are_those_of_scikit_learn_and_one_on_average(labels):
+    examples = vectors(len(labels), labels)
+    weights = Classification(NAMES, class_weights="balanced").class_weights_for(examples)
+    present = np.unique(labels)
+    expected = compute_class_weight("balanced", classes=present, y=np.array(labels))
+    np.testing.assert_allclose(weights[present], expected, rtol=1e-6)
+    np.testing.assert_allclose(weights[labels].mean(), 1, rtol=1e-5)
+    assert weights.dtype == np.float32 and weights.shape == (3,)
+
+
+def test_weights_by_name_are_in_label_order_and_one_where_there_is_none():
+    assert Classification(NAMES).class_weights_for(vectors()) is None
+    task = Classification(NAMES, class_weights={"cat": 4, "ant": 0.5})
+    assert task.class_weights_for(vectors()).tolist() == [0.5, 1, 4]
+
+
+def test_weights_and_smoothing_change_the_loss_that_trains_and_not_the_one_measured():
+    plain = Classification(NAMES)
+    task = Classification(NAMES, label_smoothing=0.3, class_weights="balanced")
+    x, y = vectors().read(tf.range(6))
+    logits = dense()(x)
+    assert float(task.loss()(y, logits)) != float(plain.loss()(y, logits))
+    np.testing.assert_array_equal(
+        task.measure(x, y, logits)["loss"], plain.measure(x, y, logits)["loss"]
+    )
+
+
+def test_classes_are_balanced_by_labels_of_theirs():
+    task = Classification(NAMES, class_weights="balanced")
+    with pytest.raises(UserError, match=r"from 0 to 2.*7 at row 1"):
+        task.class_weights_for(vectors(2, [0, 7]))
+    with pytest.raises(UserError, match="carry one label"):
+        task.class_weights_for(vectors(2, [0.5, 1.5]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label_smoothing": 1}, "`label_smoothing` must be at least 0 and below 1"),
+        ({"label_smoothing": -0.1}, "`label_smoothing` must be at least 0 and below 1"),
+        ({"class_weights": "balance"}, "`class_weights` must be None, 'balanced' or name → weight"),
+        ({"class_weights": {"bees": 2}}, "`class_weights` must name classes.*Did you mean 'bee'"),
+        ({"class_weights": {"bee": 0}}, "`class_weights` must be above 0 and finite, for 'bee'"),
+        ({"class_weights": {"bee": np.nan}}, "`class_weights` must be above 0 and finite"),
+    ],
+)
+def test_weights_and_smoothing_out_of_range_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Classification(NAMES, **arguments)

@@ -171,20 +171,46 @@ def test_prompts_may_be_empty_and_so_may_what_follows(generate):
 def test_a_model_that_is_compiled_for_training_writes_as_before(generate):
     model = network()
     phase = Phase("fit", ".*", epochs=1, learning_rate=0.1)
-    model.compile(optimizer.build(phase, steps=1), LanguageModel(VOCABULARY).loss())
+    model.compile(optimizer.build(phase, updates=1), LanguageModel(VOCABULARY).loss())
     assert write(function("generate", model), ["the "]) == write(generate, ["the "])
 
 
-def test_requests_are_held_out_windows():
-    requests = LanguageModel(VOCABULARY).samples(windows(), 3)
+def test_requests_are_held_out_windows(lstm):
+    signatures = LanguageModel(VOCABULARY).signatures(lstm, windows())
+    requests = {name: signature.request(3) for name, signature in signatures.items()}
     assert requests["score"]["text"][0].decode() == TEXT[:STEPS]
     assert requests["generate"]["prompt"][0].decode() == TEXT[: STEPS // 2]
-    assert set(requests["generate"]) == {"prompt", "length", "temperature", "top_k", "seed"}
+    assert VOCABULARY.tokens[requests["step"]["token"][0]] == TEXT[STEPS - 1]
+    for name, signature in signatures.items():
+        assert requests[name].keys() == signature.inputs.keys()
+        assert {len(value) for value in requests[name].values() if np.ndim(value)} == {3}
 
 
-def softmax_model():
-    model = network("rnn")
-    return keras.Model(model.input, keras.layers.Softmax()(model.output))
+@pytest.mark.parametrize(("cell", "targets"), [("lstm", "all"), ("gru", "last"), ("rnn", "all")])
+def test_a_client_that_keeps_the_state_reads_token_by_token(cell, targets):
+    model = network(cell, targets)
+    start, step = function("init_state", model, targets), function("step", model, targets)
+    texts = [TEXT[:STEPS], TEXT[5 : 5 + STEPS]]
+    answer = start(prompt=[text[:3] for text in texts])
+    widths = {"lstm": [8, 8, 7, 7]}.get(cell, [8, 7])
+    assert {name: value.shape for name, value in answer.items()} == {
+        "logits": (2, VOCABULARY.size),
+        **{f"state_{number}": (2, width) for number, width in enumerate(widths)},
+    }
+    for place in range(3, 6):
+        tokens = np.int32([[VOCABULARY.tokens.index(c) for c in text[:place]] for text in texts])
+        expected = model(tokens).numpy().reshape(2, -1, VOCABULARY.size)[:, -1]
+        np.testing.assert_allclose(answer.pop("logits"), expected, rtol=1e-4, atol=1e-5)
+        token = [VOCABULARY.tokens.index(text[place]) for text in texts]
+        answer = step(token=token, **answer)
+
+
+def test_no_prompt_is_the_state_of_zeros(lstm):
+    answer = function("init_state", lstm)(prompt=["", "the"])
+    states = [value for name, value in answer.items() if name != "logits"]
+    assert len(states) == 4
+    for state in states:
+        assert not state[0].any() and state[1].all()
 
 
 @pytest.mark.parametrize(
@@ -192,9 +218,8 @@ def softmax_model():
     [
         (lambda: network("rnn"), "last", r"logits of shape \[\d+\] for each window"),
         (lambda: network("rnn", wrap=keras.layers.Bidirectional), "all", "read forwards"),
-        (softmax_model, "all", "Leave the softmax"),
     ],
-    ids=["targets", "a layer that reads backwards", "softmax"],
+    ids=["targets", "a layer that reads backwards"],
 )
 def test_what_does_not_fit_is_refused(model, targets, message):
     with pytest.raises(UserError, match=message):

@@ -67,6 +67,37 @@ def test_two_replicas_share_out_each_global_batch():
     assert [part[2].tolist() for part in two[2]] == [[0.0], [1.0]]
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 5), st.integers(1, 4))
+def test_the_shares_of_an_update_are_its_batches_parts_of_its_examples(
+    size, batch_size, accumulate
+):
+    where = strategy.resolve("mirrored")
+    steps = batches.steps_per_epoch(size, batch_size)
+    given = {"batch_size": batch_size, "steps": range(2 * steps), "seed": 0}
+    found = read(numbered(size), where, **given, accumulate=accumulate)
+    updates = batches.updates_per_epoch(size, batch_size, accumulate)
+    for epoch in (0, 1):
+        mine = found[epoch * steps : (epoch + 1) * steps]
+        groups = [mine[first : first + accumulate] for first in range(0, steps, accumulate)]
+        assert len(groups) == updates
+        for group in groups:
+            counts = [[weight.sum() for _, _, weight, _ in replicas] for replicas in group]
+            shares = [[share for *_, share in replicas] for replicas in group]
+            np.testing.assert_allclose(shares, 2 * np.array(counts) / np.sum(counts), rtol=1e-6)
+
+
+def test_a_label_weighs_what_its_class_does_and_a_stand_in_nothing():
+    x, labels = np.arange(5, dtype=np.float32)[:, np.newaxis], np.array([0, 1, 2, 1, 0])
+    examples, weights = Examples.from_arrays(x, labels), np.array([0.5, 2.0, 3.0], np.float32)
+    given = {"batch_size": 2, "steps": range(3), "seed": 0, "class_weights": weights}
+    found = read(examples, strategy.resolve("mirrored"), **given)
+    assert [sum(share > 0 for *_, share in replicas) for replicas in found] == [2, 2, 1]
+    for replicas in found:
+        for _, y, weight, share in replicas:
+            np.testing.assert_array_equal(weight, weights[y] * (share > 0))
+
+
 def test_weights_have_one_number_for_each_loss():
     def weights(y):
         examples = Examples.from_arrays(np.zeros((3, 2), np.float32), y)

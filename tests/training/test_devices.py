@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfbp.data.examples import Examples
+from tfbp.modeling import freezing
 from tfbp.tasks.classification import Classification
 from tfbp.training import batches, checkpoint, loop, optimizer, strategy
 from tfbp.training.checkpoint import Checkpoints, Place
@@ -62,8 +63,9 @@ def train(devices, size, batch_size, *, start=None, save=None, **settings):
     keras.utils.set_random_seed(5)
     with where.scope():
         model = network()
-        steps = 2 * batches.steps_per_epoch(size, batch_size)
-        model.compile(optimizer.build(phase, steps), loss=task.loss(), metrics=task.metrics())
+        updates = 2 * batches.updates_per_epoch(size, batch_size, phase.accumulate)
+        update = optimizer.build(phase, updates, freezing.freeze(model, phase.trainable))
+        model.compile(update, loss=task.loss(), metrics=task.metrics())
     data, log = examples(size), Log()
     loop.build(model, data, where)
     if start:
@@ -79,6 +81,7 @@ def train(devices, size, batch_size, *, start=None, save=None, **settings):
         callbacks=keras.callbacks.CallbackList([log], model=model),
         after_call=lambda step: save and save(model, step),
     )
+    update.settle()
     measured = loop.Measure(model, task, where)(data, batch_size)
     return model.get_weights(), log.epochs, measured
 
@@ -90,8 +93,17 @@ def train(devices, size, batch_size, *, start=None, save=None, **settings):
         (21, 7, {"optimizer": "sgd", "learning_rate": 1.0, "clip_norm": 0.3}),
         (17, 8, {"optimizer": "sgd", "learning_rate": 1.0, "clip_norm": 0.3}),
         (3, 1, {"optimizer": "adam"}),
+        (23, 4, {"accumulate": 2, "clip_variable_norm": 0.1, "ema": 0.8, "layer_decay": 0.5}),
+        (7, 1, {"accumulate": 3, "clip_value": 0.01, "optimizer": "sgd", "learning_rate": 1.0}),
     ],
-    ids=["uneven", "uneven clipped", "one left over clipped", "batches of one"],
+    ids=[
+        "uneven",
+        "uneven clipped",
+        "one left over clipped",
+        "batches of one",
+        "accumulated and averaged",
+        "accumulated batches of one",
+    ],
 )
 def test_two_devices_give_the_weights_losses_and_metrics_of_one(size, batch_size, settings):
     assert len(tf.config.list_logical_devices("CPU")) == 2
@@ -133,3 +145,33 @@ def test_it_trains_on_both_devices():
         for _ in range(2)
     ]
     assert sizes == [[2, 3], [1, 1]]  # the second: an example, and one that stands in for none
+
+
+def test_a_gradient_that_is_not_finite_on_one_device_leaves_the_update_out_on_both():
+    where = strategy.resolve("mirrored")
+    with where.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, dtype="mixed_float16")])
+        phase = Phase("fit", ".*", epochs=1, learning_rate=1.0, optimizer="sgd")
+        update = optimizer.build(phase, 4, freezing.freeze(model, ".*"))
+        update.build(model.trainable_variables)
+    model.set_weights([np.zeros((1, 1)), np.zeros(1)])
+
+    @tf.function
+    def step(wrong):
+        def one():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            gradient = tf.where((replica == 1) & wrong, np.inf, tf.cast(replica + 1, tf.float32))
+            with update.weighing(tf.constant(1.0)):
+                gradient *= update.scale_loss(tf.constant(1.0))
+                gradients = [tf.reshape(gradient, (1, 1)), tf.reshape(gradient, (1,))]
+                update.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+        where.run(one)
+        update.update(where)
+
+    for wrong, weight in ((True, 0), (False, -3), (True, -3), (False, -6)):
+        step(tf.constant(wrong))
+        for value in model.trainable_variables:
+            for local in where.experimental_local_results(value.value):
+                np.testing.assert_allclose(local.numpy(), weight)
+    assert update.iterations.numpy() == 2

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfbp.data.examples import Examples, order
+from tfbp.modeling import freezing
 from tfbp.tasks.classification import Classification
 from tfbp.tasks.regression import Regression
 from tfbp.training import batches, loop, optimizer
@@ -23,13 +24,16 @@ class Log(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.told, self.weights, self.logs = [], [], []
+        self.told, self.begun, self.weights, self.logs = [], [], [], []
 
     def on_train_begin(self, logs=None):
         self.told.append("begin")
 
     def on_epoch_begin(self, epoch, logs=None):
         self.told.append(("epoch", epoch))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.begun.append(batch)
 
     def on_train_batch_end(self, batch, logs=None):
         self.told.append(batch)
@@ -56,14 +60,33 @@ def classifier(kind=keras.Model):
     return kind(x, keras.layers.Dense(3)(hidden))
 
 
-def train(model, y=LABELS, task=None, *, rule="sgd", rate=0.1, batch_size=8, epochs=2, **settings):
+def train(
+    model,
+    y=LABELS,
+    task=None,
+    *,
+    x=X,
+    rule="sgd",
+    rate=0.1,
+    batch_size=8,
+    epochs=2,
+    phase=None,
+    **settings,
+):
+    """Trains a model.
+
+    Args:
+        phase: further settings of the phase; `settings` are of the loop.
+    """
     task = task or Classification("abc")
-    phase = Phase("fit", ".*", epochs=epochs, learning_rate=rate, optimizer=rule)
-    update = optimizer.build(phase, epochs * batches.steps_per_epoch(len(X), batch_size))
-    model.compile(update, loss=task.loss(), metrics=task.metrics())
-    examples, log = Examples.from_arrays(X, y), Log()
+    phase = Phase("fit", ".*", epochs=epochs, learning_rate=rate, optimizer=rule, **(phase or {}))
+    updates = epochs * batches.updates_per_epoch(len(X), batch_size, phase.accumulate)
+    update = optimizer.build(phase, updates, freezing.freeze(model, phase.trainable))
+    losses = {"loss": task.loss(), "metrics": task.metrics()}
+    model.compile(update, **losses, auto_scale_loss=False)
+    examples, log = Examples.from_arrays(x, y), Log()
     loop.build(model, examples, ONE)
-    loop.train(
+    log.steps = loop.train(
         model,
         examples,
         ONE,
@@ -166,15 +189,101 @@ def test_a_models_own_train_step_is_used(one_by_one):
         np.testing.assert_allclose(np.concatenate(moves), 0.125, rtol=1e-5)
 
 
-def test_a_compiled_step_of_xla_gives_the_same():
+@pytest.mark.parametrize("phase", [{}, {"accumulate": 2, "ema": 0.5, "clip_norm": 0.1}])
+def test_a_compiled_step_of_xla_gives_the_same(phase):
     model = classifier()
     model.compile = functools.partial(model.compile, jit_compile=True)
     assert_same_weights(
-        [train(model, rule="adam").weights[-1]],
-        [train(classifier(), rule="adam").weights[-1]],
+        [train(model, rule="adam", phase=phase).weights[-1]],
+        [train(classifier(), rule="adam", phase=phase).weights[-1]],
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "rule", "phase"),
+    [
+        (4, 2, "sgd", {"clip_norm": 0.3}),
+        (3, 5, "adamw", {"schedule": "cosine", "weight_decay": 0.1, "layer_decay": 0.5}),
+        (5, 9, "sgd", {}),
+    ],
+)
+def test_accumulated_batches_are_one_large_batch(one_by_one, batch_size, accumulate, rule, phase):
+    points = []
+    ours = train(
+        classifier(),
+        rule=rule,
+        batch_size=batch_size,
+        phase=phase | {"accumulate": accumulate},
+        after_call=points.append,
+    )
+    theirs = train(classifier(), rule=rule, batch_size=batch_size * accumulate, phase=phase)
+    assert len(ours.weights) == len(theirs.weights)  # a run goes on from whole updates alone
+    assert len(points) == 2 * -(-len(X) // (batch_size * accumulate))
+    assert_same_weights(ours.weights, theirs.weights, rtol=1e-5, atol=1e-6)
+    for one, other in zip(ours.logs, theirs.logs, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_gradients_in_float16_are_scaled_as_keras_does(one_by_one):
+    def network():
+        keras.utils.set_random_seed(2)
+        x = keras.Input((4,))
+        hidden = keras.layers.Dense(5, "tanh", dtype="mixed_float16")(x)
+        model = keras.Model(x, keras.layers.Dense(3, dtype="float32")(hidden))
+        model.dtype_policy = keras.dtype_policies.DTypePolicy("mixed_float16")
+        return model
+
+    large = 300 * X  # so large that the first scales overflow
+    ours = train(network(), x=large, rule="adam", epochs=4)
+    model, log = network(), Log()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.1), loss=loss)
+    for rows in orders(4):
+        model.fit(large[rows], LABELS[rows], 8, shuffle=False, verbose=0, callbacks=[log])
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert_same_weights(ours.weights, log.weights, rtol=1e-4, atol=1e-5)
+    start = network().get_weights()
+    same = [
+        all(map(np.array_equal, weights, start))  # updates that were left out
+        for weights in ours.weights
+    ]
+    assert same[0]
+    assert not same[-1]
+
+
+def test_a_class_weighs_in_the_loss_as_in_keras_fit(one_by_one):
+    weights = np.array([1.0, 4.0, 0.25], np.float32)
+    ours = train(classifier(), rule="adam", class_weights=weights)
+    model, log = classifier(), Log()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.1), loss=loss, metrics=["accuracy"])
+    for rows in orders(2):
+        examples = {"x": X[rows], "y": LABELS[rows], "class_weight": dict(enumerate(weights))}
+        model.fit(**examples, batch_size=8, shuffle=False, verbose=0, callbacks=[log])
+    assert_same_weights(ours.weights, log.weights)
+    for one, other in zip(ours.logs, log.logs, strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("phase", "begun", "ended"),
+    [
+        # 12 steps of 2 examples: steps 0, 5 and 10 of the first epoch, 3 and 8 of the second.
+        ({}, [0, 1, 5, 6, 10, 11, 0, 3, 4, 8, 9], [0, 4, 5, 9, 10, 11, 2, 3, 7, 8, 11]),
+        # 4 updates of 3 steps: the updates 0 and 5.
+        ({"accumulate": 3}, [0, 3, 0, 3, 6], [2, 11, 2, 5, 11]),
+    ],
+)
+def test_watched_updates_have_calls_of_their_own(monkeypatch, phase, begun, ended):
+    monkeypatch.setattr(loop, "SECONDS_PER_CALL", 1e9)
+    monkeypatch.setattr(loop, "_adapt", lambda limit, seconds: 100)
+    log = train(classifier(), batch_size=2, phase=phase, watch=5)
+    assert log.begun == begun
+    assert [told for told in log.told if isinstance(told, int)] == ended
+    alone = train(classifier(), batch_size=2, phase=phase)
+    assert_same_weights([log.weights[-1]], [alone.weights[-1]], rtol=0, atol=0)
 
 
 def test_callbacks_are_told_what_keras_fit_tells_them_and_when_a_run_could_go_on(one_by_one):
@@ -202,6 +311,8 @@ def test_a_callback_can_stop_the_training(one_by_one):
     model = classifier()
     log = train(model, epochs=9, after_call=lambda step: setattr(model, "stop_training", step == 4))
     assert log.told[-3:] == [("epoch", 1), 0, "end"]
+    assert log.steps == 4
+    assert train(classifier(), start=4).steps == 6
 
 
 @pytest.mark.parametrize("per_call", [0, 1e9])

@@ -21,11 +21,13 @@ from tfbp.reporting.table import table
 
 COMMANDS = {
     "list": ("", "the recipes, a line each"),
-    "plan": ("RECIPE [--flag=value …]", "what a run would train, phase by phase; trains nothing"),
+    "plan": ("RECIPE [--time] [--flag=value …]", "what a run would train, at what rate, how long"),
     "run": ("RECIPE [--flag=value …]", "train, evaluate and export; goes on with a stopped run"),
     "evaluate": ("RUN [--split=test]", "the metrics of an ended run"),
     "export": ("RUN [--export_dir=…]", "the model of an ended run, as the next version"),
+    "inspect": ("SAVED_MODEL", "signatures, labels, proof and size of an export"),
     "predict": ("SAVED_MODEL INPUT…", "what an export answers to images, prompts or numbers"),
+    "serve": ("SAVED_MODELS [--flag=value …]", "TensorFlow Serving's API, for development"),
 }
 
 

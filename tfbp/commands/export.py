@@ -1,4 +1,7 @@
-"""Publishes the model of an ended run as the next version: `export RUN [--export_dir=…]`."""
+"""Publishes the model of an ended run as the next version.
+
+    export RUN [--export_dir=…] [--keep_versions=N]
+"""
 
 import dataclasses
 import pathlib
@@ -12,6 +15,7 @@ from tfbp.errors import mistake
 @dataclasses.dataclass(frozen=True)
 class Settings(flags.Settings):
     export_dir: str = recipe.field("saved_models", "folder that receives <recipe>/<version>")
+    keep_versions: int = recipe.field(0, "newest versions that stay there; 0: all", low=0)
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
@@ -19,4 +23,5 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     if len(rest) != 1:
         raise mistake("RUN", "must be one run's directory", " ".join(rest))
     run = driver.open_run(rest[0], recipes_folder)
-    print(run.export(str(pathlib.Path(settings.export_dir) / run.result["recipe"])))
+    folder = pathlib.Path(settings.export_dir) / run.result["recipe"]
+    print(run.export(str(folder), keep_versions=settings.keep_versions))

@@ -92,9 +92,18 @@ def parse(kind: type, arguments: Sequence[str], *, about: str) -> tuple[typing.A
 
 
 def recipe_and_config(
-    recipes_folder: pathlib.Path, arguments: Sequence[str], *, about: str
+    recipes_folder: pathlib.Path,
+    arguments: Sequence[str],
+    *,
+    about: str,
+    also: type | None = None,
 ) -> tuple[types.ModuleType, recipe.Config]:
     """Returns the recipe that the first argument names, and its config by the flags behind it.
+
+    Args:
+        about: what `--help` says without a recipe.
+        also: a dataclass like a Config, whose fields are flags of the command: the config that is
+            returned has them too.
 
     Raises: what `parse` and `tfbp.recipe.load` raise.
     """
@@ -103,7 +112,10 @@ def recipe_and_config(
             raise Help(about.strip())
         raise mistake("RECIPE", "must come first, before the flags", " ".join(arguments))
     module = recipe.load(arguments[0], recipes_folder)
-    config, rest = parse(module.Config, arguments[1:], about=module.__doc__ or "")
+    kind = module.Config
+    if also:
+        kind = dataclasses.make_dataclass("Config", (), bases=(kind, also), frozen=True)
+    config, rest = parse(kind, arguments[1:], about=module.__doc__ or "")
     if rest:
         raise mistake("RECIPE", "must be one recipe; settings are --name=value", rest[0])
     return module, config

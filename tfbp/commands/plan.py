@@ -1,25 +1,77 @@
-"""Prints what a run would train, and trains nothing: `plan RECIPE [--flag=value …]`."""
+"""Prints what a run would train, phase by phase: `plan RECIPE [--time] [--flag=value …]`.
 
+For groups of layers: how many values train, are frozen, or are statistics that training moves, and
+the learning rate. `--time` adds how long each phase would take, and how much memory: it takes a few
+steps with a model that is then dropped. Nothing is written.
+"""
+
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from tfbp import driver
+from tfbp import recipe as recipes
 from tfbp.commands import flags
 from tfbp.reporting.table import table
-from tfbp.training.audit import PhasePlan
+from tfbp.training.phase import Phase
+from tfbp.training.plan import Group, PhasePlan
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `plan` takes beside a recipe's own flags."""
+
+    time: bool = recipes.field(False, "estimate time and memory, from a few steps of each phase")
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    module, config = flags.recipe_and_config(recipes_folder, arguments, about=__doc__)
-    print("\n\n".join(map(_text, driver.plan(module, config))))
+    module, config = flags.recipe_and_config(
+        recipes_folder, arguments, about=__doc__, also=Settings
+    )
+    print("\n\n".join(map(_text, driver.plan(module, config, time=config.time))))
 
 
 def _text(plan: PhasePlan) -> str:
     phase = plan.phase
-    rate = f"{phase.optimizer}, {phase.schedule} learning rate {phase.learning_rate:g}"
-    head = f"{phase.name}: {phase.epochs} epochs, {plan.steps:,} steps, {rate}"
-    rows = [("", "layer", "parameters")]
-    for verb, layers in (("trains", plan.trainable), ("frozen", plan.frozen)):
-        rows += [(verb, path, f"{count:,}") for path, count in layers.items()]
-        rows.append((verb, f"total: {len(layers)} layers", f"{sum(layers.values()):,}"))
-    return f"{head}\n{table(rows, numbers=[2])}"
+    length = f"{phase.epochs:,} epochs, {plan.steps:,} steps"
+    if plan.updates != plan.steps:
+        length += f", {plan.updates:,} updates"
+    head = f"{phase.name}: {length}, {phase.optimizer}, {phase.schedule} rate{_rest(phase)}"
+    rows = [("layers", "", "trains", "frozen", "statistics", "learning rate")]
+    total = Group(
+        "total",
+        *(
+            sum(getattr(group, name) for group in plan.groups)
+            for name in ("layers", "trains", "frozen", "statistics")
+        ),
+        rates=(),
+    )
+    rows += [
+        (group.name, *(f"{count:,}" for count in _counts(group)), _range(group.rates))
+        for group in (*plan.groups, total)
+    ]
+    lines = [head, table(rows, numbers=[1, 2, 3, 4])]
+    if plan.cost:
+        lines.append(
+            f"about {plan.cost.seconds:,.1f} s with validation, and "
+            f"{plan.cost.memory / 2**20:,.0f} MiB of main memory for all of the process so far"
+        )
+    return "\n".join(lines)
+
+
+def _counts(group: Group) -> tuple[int, ...]:
+    return group.layers, group.trains, group.frozen, group.statistics
+
+
+def _range(rates: Sequence[float]) -> str:
+    return " to ".join(f"{rate:g}" for rate in dict.fromkeys((*rates[:1], *rates[-1:])))
+
+
+def _rest(phase: Phase) -> str:
+    """Returns the settings that stand nowhere else in the text and are not at their default."""
+    said = ("name", "trainable", "epochs", "learning_rate", "optimizer", "schedule")
+    return "".join(
+        f", {item.name} {getattr(phase, item.name)}"
+        for item in dataclasses.fields(phase)
+        if item.name not in said and getattr(phase, item.name) != item.default
+    )

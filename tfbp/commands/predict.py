@@ -2,14 +2,14 @@
 
 SAVED_MODEL is a version, or the folder of the versions, of which the newest answers. Nothing else
 of the run is needed. An INPUT is what the model takes: the path of an image file; a prompt, which
-it continues; or the numbers of one example, as in 5.1,3.5,1.4,0.2
+it continues; or the numbers of one example, as in 5.1,3.5,1.4,0.2 or length=5.1,width=3.5
 """
 
 import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,9 +18,15 @@ from tfbp import recipe
 from tfbp.commands import flags
 from tfbp.data import images
 from tfbp.errors import UserError, mistake
+from tfbp.exporting import about
 from tfbp.reporting.table import table
 
 BATCH = 32
+# What is asked, the first of these that a model has.
+SIGNATURES = ("generate", "image_bytes", "serving_default")
+
+# Input → its part of one row.
+Row = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,26 +44,36 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     settings, rest = flags.parse(Settings, arguments, about=__doc__)
     if len(rest) < 2:
         raise mistake("predict", "must be given SAVED_MODEL and at least one INPUT", " ".join(rest))
-    model = _load(_version(pathlib.Path(rest[0])))
-    function, batched, scalars = _signature(model, settings)
-    spec = function.structured_input_signature[1][batched]
-    inputs = rest[1:]
-    read = _reader(spec)
+    folder, inputs = about.newest(pathlib.Path(rest[0])), rest[1:]
+    model = _load(folder)
+    name = next((name for name in SIGNATURES if name in model.signatures), None)
+    if name is None:
+        raise mistake("SAVED_MODEL", "must have one of these signatures", SIGNATURES)
+    specs = model.signatures[name].structured_input_signature[1]
+    known = {item.name for item in dataclasses.fields(settings)}
+    scalars = {
+        key: tf.constant(getattr(settings, key), spec.dtype)
+        for key, spec in specs.items()
+        if spec.shape.rank == 0 and key in known
+    }
+    batched = {key: spec for key, spec in specs.items() if key not in scalars}
+    read = _reader(name, batched, about.details(folder))
+    # Images whose size the model does not fix may differ in it.
+    size = BATCH if all(spec.shape[1:].is_fully_defined() for spec in batched.values()) else 1
     rows = []
-    for start in range(0, len(inputs), BATCH):
-        values = np.stack([read(text) for text in inputs[start : start + BATCH]])
-        answer = function(**{batched: tf.constant(values, spec.dtype)}, **scalars)
-        rows += _rows({name: value.numpy() for name, value in answer.items()})
+    for start in range(0, len(inputs), size):
+        batch = [read(text) for text in inputs[start : start + size]]
+        tensors = {
+            key: tf.constant(np.stack([row[key] for row in batch]), spec.dtype)
+            for key, spec in batched.items()
+        }
+        answer = model.signatures[name](**tensors, **scalars)
+        rows += _rows({key: value.numpy() for key, value in answer.items()})
+    for text, row in zip(inputs, rows, strict=True):
+        if name == "image_bytes" and _refused(row):
+            rule = "must be a JPEG, PNG, GIF or BMP file, not larger than the model takes"
+            raise mistake("INPUT", rule, text)
     print(_lines(inputs, rows) if settings.json else _table(inputs, rows))
-
-
-def _version(path: pathlib.Path) -> pathlib.Path:
-    if (path / "saved_model.pb").is_file():
-        return path
-    versions = [child for child in path.glob("*/saved_model.pb") if child.parent.name.isdecimal()]
-    if not versions:
-        raise mistake("SAVED_MODEL", "must be a SavedModel, or a folder of its versions", str(path))
-    return max(versions, key=lambda child: int(child.parent.name)).parent
 
 
 def _load(path: pathlib.Path) -> tf.Module:
@@ -68,57 +84,69 @@ def _load(path: pathlib.Path) -> tf.Module:
         raise mistake("SAVED_MODEL", f"must load ({reason})", str(path)) from error
 
 
-def _signature(model: tf.Module, settings: Settings) -> tuple[Callable, str, dict[str, tf.Tensor]]:
-    """Returns the signature to ask, the name of its batched input, and its other inputs."""
-    name = "generate" if "generate" in model.signatures else "serving_default"
-    if name not in model.signatures:
-        raise mistake("SAVED_MODEL", "must have this signature", name, model.signatures)
-    function = model.signatures[name]
-    specs = function.structured_input_signature[1]
-    batched = [name for name, spec in specs.items() if spec.shape.rank != 0]
-    known = [item.name for item in dataclasses.fields(settings)]
-    scalars = {name: spec for name, spec in specs.items() if name not in batched}
-    if len(batched) != 1 or not scalars.keys() <= set(known):
-        raise mistake(f"signature {name}", "must take one batch of inputs", sorted(specs))
-    values = {key: tf.constant(getattr(settings, key), spec.dtype) for key, spec in scalars.items()}
-    return function, batched[0], values
-
-
-def _reader(spec: tf.TensorSpec) -> Callable[[str], np.ndarray]:
+def _reader(
+    name: str, specs: Mapping[str, tf.TensorSpec], details: Mapping
+) -> Callable[[str], Row]:
     """Returns what makes one input, as the command line gives it, one row of the batch."""
+    if len(specs) != 1:
+        if not all(spec.shape.rank == 1 and spec.dtype.is_floating for spec in specs.values()):
+            raise mistake(f"signature {name}", "must take one batch of inputs", sorted(specs))
+        # Of others the order is not known: a SavedModel does not keep it.
+        order = details.get("signatures", {}).get(name, {}).get("inputs")
+        return lambda text: _columns(text, specs, order and list(order))
+    ((key, spec),) = specs.items()
+    if name == "image_bytes":
+        return lambda text: {key: np.array(_content(text), object)}
     if spec.dtype == tf.string and spec.shape.rank == 1:
-        return lambda text: np.array(text.encode(), object)
+        return lambda text: {key: np.array(text.encode(), object)}
     if spec.shape.rank == 4 and spec.shape[-1] in (1, 3):
-        return lambda text: _image(text, *spec.shape[1:])
-    if spec.shape.rank in (1, 2):
-        return lambda text: _numbers(text, spec)
+        return lambda text: {key: _image(text, *spec.shape[1:])}
+    if spec.shape.rank == 1:
+        return lambda text: {key: _numbers(text, 1)[0]}
+    if spec.shape.rank == 2:
+        return lambda text: {key: _numbers(text, spec.shape[1])}
     raise UserError(f"`SAVED_MODEL` must take images, text or numbers. It takes {spec}.")
+
+
+def _content(path: str) -> bytes:
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise mistake("INPUT", f"must be an image file ({error.strerror})", path) from error
 
 
 def _image(path: str, height: int | None, width: int | None, channels: int) -> np.ndarray:
     try:
-        content = tf.constant(pathlib.Path(path).read_bytes())
-        image = tf.io.decode_image(content, expand_animations=False)
-    except OSError as error:
-        raise mistake("INPUT", f"must be an image file ({error.strerror})", path) from error
+        image = tf.io.decode_image(_content(path), expand_animations=False)
     except tf.errors.InvalidArgumentError as error:
         raise mistake("INPUT", "must be a JPEG, PNG, GIF or BMP file", path) from error
     size = (height or image.shape[0], width or image.shape[1])
     return images.resize(image[tf.newaxis], *size, channels)[0].numpy()
 
 
-def _numbers(text: str, spec: tf.TensorSpec) -> np.ndarray:
+def _columns(text: str, names: Sequence[str], order: Sequence[str] | None) -> Row:
+    """Returns the columns of "a=1,b=2", or of "1,2" where it is known in which order they are."""
+    if "=" not in text and order is not None:
+        return dict(zip(order, _numbers(text, len(order)), strict=True))
+    values = dict(part.partition("=")[::2] for part in text.split(","))
+    values = {name.strip(): value for name, value in values.items()}
+    if values.keys() != set(names):
+        raise mistake("INPUT", "must be name=number between commas, one of each", text, names)
+    return {name: _numbers(value, 1)[0] for name, value in values.items()}
+
+
+def _numbers(text: str, count: int | None) -> np.ndarray:
+    """Returns the numbers of "1,2", which must be `count`; None: any."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         raise mistake("INPUT", "must be numbers between commas", text) from None
     if not all(map(math.isfinite, values)):
         raise mistake("INPUT", "must be finite numbers", text)
-    count = 1 if spec.shape.rank == 1 else spec.shape[1] or len(values)
-    if len(values) != count:
+    if count not in (None, len(values)):
         wanted = "one number" if count == 1 else f"{count} numbers between commas"
         raise mistake("INPUT", f"must be {wanted}", text)
-    return np.array(values).reshape(spec.shape[1:].rank and [count])
+    return np.array(values)
 
 
 def _rows(answer: dict[str, np.ndarray]) -> list[dict]:
@@ -135,6 +163,11 @@ def _plain(value: np.ndarray) -> list:
     if value.dtype.kind == "f":  # NaN and infinity are not JSON
         return np.where(np.isfinite(value), value.astype(object), None).tolist()
     return value.tolist()
+
+
+def _refused(row: dict) -> bool:
+    """Tells whether the row is what is answered to an image file that is no good."""
+    return row["class"] == "" if "class" in row else set(np.ravel(list(row.values()))) == {None}
 
 
 def _lines(inputs: Sequence[str], rows: list[dict]) -> str:

@@ -41,6 +41,17 @@ def targets(y: object) -> np.ndarray:
     return y.astype(np.int64)
 
 
+def check_names(argument: str, names: Sequence[str] | None, rows: np.ndarray) -> None:
+    """Checks that names, if there are any, are one for each entry of the rows, [size, entries].
+
+    Raises:
+        tfbp.UserError: they are more or fewer, or rows are no vectors.
+    """
+    if names is not None and (len(names),) != rows.shape[1:]:
+        rule = f"must be one name for each entry of a row, whose shape is {list(rows.shape[1:])}"
+        raise mistake(argument, rule, list(names))
+
+
 def by_name(y: object, classes: Sequence[str] | None) -> tuple[object, tuple[str, ...] | None]:
     """Returns labels and class names. Labels that are names become their positions in `classes`.
 

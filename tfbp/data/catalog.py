@@ -101,7 +101,13 @@ class _Request:
         fractions = {key: self.options[key] for key in _FRACTIONS if key in self.options}
         return {"seed": self.seed, **fractions}
 
-    def splits(self, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> Splits:
+    def splits(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        names: Sequence[str],
+        columns: Sequence[str] | None = None,
+    ) -> Splits:
         """Returns the splits of labelled images or vectors, of the classes and size wanted."""
         wanted = self.options.get("classes", names)
         for name in wanted:
@@ -109,7 +115,7 @@ class _Request:
                 raise mistake("classes", "must be names of this data's classes", name, names)
         chosen = np.isin(y, [names.index(name) for name in wanted])
         x, y = x[chosen], np.array(names)[y[chosen]]
-        splits = Splits.from_arrays(x, y, classes=wanted, **self.cut)
+        splits = Splits.from_arrays(x, y, classes=wanted, columns=columns, **self.cut)
         return images.resized(splits, self.size, self.channels) if x.ndim == 4 else splits
 
 
@@ -217,11 +223,12 @@ def _csv(request: _Request) -> Splits:
     if "target" not in request.options:
         raise mistake("target", "must name the column to predict: `csv:PATH?target=COLUMN`", None)
     labels = "classes" in request.options
-    x, y = tables.read_csv(request.path, request.options["target"], labels=labels)
+    target = request.options["target"]
+    x, y, columns = tables.read_csv(request.path, target, labels=labels)
     if y.dtype.kind != "U":
-        return Splits.from_arrays(x, y, **request.cut)
+        return Splits.from_arrays(x, y, columns=columns, values=[target], **request.cut)
     names, y = np.unique(y, return_inverse=True)
-    return request.splits(x, y, names.tolist())
+    return request.splits(x, y, names.tolist(), columns)
 
 
 def _random(request: _Request) -> Splits:

@@ -40,6 +40,8 @@ class Examples:
         hashes: [size], dtype "S64": hex SHA-256 of each example's content. Equal hashes, equal x.
         targets: all y, [size, …].
         characters_per_token: for text, how many characters of it one token stands for; else None.
+        columns: for the rows of a table, what the entries of x are called; else None.
+        values: for the rows of a table, what the entries of y are called; else None.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class Examples:
         name: Callable[[int], str] = "row {}".format,
         transform: Transform | None = None,
         characters_per_token: float | None = None,
+        columns: tuple[str, ...] | None = None,
+        values: tuple[str, ...] | None = None,
     ):
         """Describes examples that `read` can fetch.
 
         Args:
             read: graph function from indices (int64 [n]) to (x [n, …], y [n, …]).
-            spec, hashes, targets, characters_per_token: see the attributes.
+            spec, hashes, targets, characters_per_token, columns, values: see the attributes.
             name: what an error calls the example of an index.
             transform: see `augmented`.
         """
@@ -66,13 +70,21 @@ class Examples:
         self.hashes = hashes
         self.targets = targets
         self.characters_per_token = characters_per_token
+        self.columns = columns
+        self.values = values
         self._read = read
         self._name = name
         self._transform = transform
 
     @classmethod
     def from_arrays(
-        cls, x: np.ndarray, y: np.ndarray, *, name: Callable[[int], str] = "row {}".format
+        cls,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        name: Callable[[int], str] = "row {}".format,
+        columns: Sequence[str] | None = None,
+        values: Sequence[str] | None = None,
     ) -> "Examples":
         """Returns the rows of two arrays as examples, held in memory (uint8 stays uint8 there).
 
@@ -80,13 +92,16 @@ class Examples:
             x: numbers [size, …]; [size] becomes [size, 1].
             y: whole numbers [size] are labels; floats [size, k] or [size] are values.
             name: what an error calls the example of an index.
+            columns, values: see the attributes.
 
         Raises:
-            tfbp.UserError: the lengths differ, or either is not as it must be.
+            tfbp.UserError: the lengths differ, or any is not as it must be.
         """
         x, y = arrays.inputs(x), arrays.targets(y)
         if len(x) != len(y):
             raise mistake("y", f"must have one row for each of the {len(x)} rows of `x`", len(y))
+        arrays.check_names("columns", columns, x)
+        arrays.check_names("values", values, y)
         with tf.device("CPU:0"):  # a batch travels to the device, not the whole set
             all_x, all_y = tf.constant(x), tf.constant(y)
 
@@ -94,7 +109,15 @@ class Examples:
             return tf.cast(tf.gather(all_x, indices), tf.float32), tf.gather(all_y, indices)
 
         spec = (tf.TensorSpec(x.shape[1:], tf.float32), tf.TensorSpec(y.shape[1:], y.dtype))
-        return cls(read, spec=spec, hashes=content_hashes(x), targets=y, name=name)
+        return cls(
+            read,
+            spec=spec,
+            hashes=content_hashes(x),
+            targets=y,
+            name=name,
+            columns=columns and tuple(columns),
+            values=values and tuple(values),
+        )
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -162,7 +185,8 @@ class Examples:
         """Returns these examples with x [n, …] passed through a graph function.
 
         Args:
-            function: from a batch of x to a batch of x. The hashes stay those of the old x.
+            function: from a batch of x to a batch of x. The hashes stay those of the old x, and
+                `columns` is None.
             spec: of the new x of one example.
         """
 
@@ -170,7 +194,7 @@ class Examples:
             x, y = self._read(indices)
             return function(x), y
 
-        return self._with(read=read, spec=(spec, self.spec[1]))
+        return self._with(read=read, spec=(spec, self.spec[1]), columns=None)
 
     def _with(self, **changes: object) -> "Examples":
         current = {
@@ -181,6 +205,8 @@ class Examples:
             "name": self._name,
             "transform": self._transform,
             "characters_per_token": self.characters_per_token,
+            "columns": self.columns,
+            "values": self.values,
         }
         return Examples(**{**current, **changes})
 
@@ -242,6 +268,8 @@ class Splits:
         validation: float = 0.1,
         test: float = 0.1,
         seed: int = 0,
+        columns: Sequence[str] | None = None,
+        values: Sequence[str] | None = None,
     ) -> "Splits":
         """Returns the splits of two arrays, cut by content (see `splitting.cut`).
 
@@ -254,6 +282,8 @@ class Splits:
                 sorted, or "0", "1", … for whole numbers.
             validation, test: fractions held out, in [0, 1).
             seed: which examples are held out.
+            columns, values: for a table, what the entries of x and of y are called: an export takes
+                and answers them by these names.
 
         Raises:
             tfbp.UserError: lengths differ, there are no examples, NaN or infinity, one class only,
@@ -261,7 +291,7 @@ class Splits:
                 fraction out of range.
         """
         y, classes = arrays.by_name(y, classes)
-        examples = Examples.from_arrays(x, y)
+        examples = Examples.from_arrays(x, y, columns=columns, values=values)
         return cls.cut(examples, classes=classes, validation=validation, test=test, seed=seed)
 
     @classmethod
@@ -321,6 +351,11 @@ class Splits:
             for (name, part), rows in zip(given.items(), cuts, strict=True)
         }
         return cls(examples.take(train), **parts, classes=classes and tuple(classes))
+
+    def parts(self) -> dict[str, Examples]:
+        """Returns name → examples of those splits that there are, `train` first."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: examples for name, examples in named.items() if examples is not None}
 
     def augmented(self, transform: Transform | None) -> "Splits":
         """Returns splits whose training examples, and no others, are augmented: see `Examples`."""

@@ -9,10 +9,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import headers
 from tfbp.data.examples import Batch, Examples, Splits
 from tfbp.errors import UserError, mistake
 
 PARTS = ("train", "validation", "test")
+
+# Height and width, in pixels, that an image of a stranger may have.
+LARGEST = 4096
 
 
 def image_folder(
@@ -112,7 +116,40 @@ def decode(content: tf.Tensor, size: int, channels: int) -> tf.Tensor:
         size: edge of the image, in pixels.
         channels: 1 (grey) or 3 (RGB); transparency is left out.
     """
-    return resize(_decode(content), size, size, channels)
+    return resize(_pixels(content), size, size, channels)
+
+
+def decode_each(
+    contents: tf.Tensor, height: int, width: int, channels: int, largest: int = LARGEST
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns images from strangers, and which of them are good. A graph function.
+
+    Their headers are checked before they are decoded; then they are decoded and resized one after
+    the other, so that one at a time is held in its full size. A bad one does not spoil the others.
+
+    Args:
+        contents: string [batch]: the bytes of files as `decode` takes them, of any sizes.
+        height, width, channels: see `resize`.
+        largest: height and width that an image may have, in pixels.
+
+    Returns:
+        float32 [batch, height, width, channels], 0 to 255, and bool [batch]; of an image that is
+        larger, broken or in another format zeros, and False.
+    """
+    count = tf.size(contents, out_type=tf.int64)
+
+    def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, resize(_pixels(contents[index], largest), height, width, channels)
+
+    # In a graph only a dataset survives what fails in it. One more image is added behind the last,
+    # since there must be one at least.
+    more = tf.data.Dataset.from_tensors((count, tf.zeros([height, width, channels])))
+    each = tf.data.Dataset.range(count).map(read).ignore_errors().concatenate(more)
+    indices, decoded = each.batch(count + 1).get_single_element()
+    indices = indices[:, tf.newaxis]
+    images = tf.scatter_nd(indices, decoded, [count + 1, height, width, channels])[:-1]
+    good = tf.scatter_nd(indices, tf.ones_like(indices[:, 0]), [count + 1])[:-1] > 0
+    return tf.ensure_shape(images, [None, height, width, channels]), good
 
 
 def resize(images: tf.Tensor, height: int, width: int, channels: int) -> tf.Tensor:
@@ -170,7 +207,12 @@ def check_format(size: int | None, channels: int) -> None:
         raise mistake("channels", "must be 1 (grey) or 3 (RGB)", channels)
 
 
-def _decode(content: tf.Tensor) -> tf.Tensor:
+def _pixels(content: tf.Tensor, largest: int | None = None) -> tf.Tensor:
+    content, size = headers.read(content)
+    if largest is not None:
+        within = tf.Assert(tf.reduce_all((size > 0) & (size <= largest)), [size])
+        with tf.control_dependencies([within]):
+            content = tf.identity(content)
     # The channels of the file: the decoder converts them for some formats and refuses for others.
     image = tf.io.decode_image(content, channels=0, expand_animations=False)
     image.set_shape((None, None, None))
@@ -254,7 +296,7 @@ def _hash_decodable(files: np.ndarray, batch_size: int) -> np.ndarray:
     def look(file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         content = tf.io.read_file(file)
         # The height is asked for because a decoding that nothing reads is optimised away.
-        return content, tf.shape(_decode(content))[0]
+        return content, tf.shape(_pixels(content))[0]
 
     def look_at_all(number: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return number, *tf.map_fn(look, batch, fn_output_signature=(tf.string, tf.int32))

@@ -13,8 +13,8 @@ from tfbp.errors import UserError, mistake
 
 def read_csv(
     path: str | os.PathLike, target: str, *, labels: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the numbers of a CSV file with a header row, and its target column.
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Returns the numbers of a CSV file with a header row, its target column and its other columns.
 
     Args:
         path: the file: UTF-8, cells separated by commas.
@@ -22,8 +22,8 @@ def read_csv(
         labels: take the target for class names even where it looks like numbers.
 
     Returns:
-        float32 [rows, columns - 1], and the targets: class names [rows] when the first is not a
-        number, else float32 [rows].
+        float32 [rows, columns - 1]; the targets: class names [rows] when the first is not a number,
+        else float32 [rows]; the names of the columns but for the target.
 
     Raises:
         tfbp.UserError: no such file or column, no rows, a row of another length, or a cell that is
@@ -52,26 +52,27 @@ def read_csv(
         ]
 
     position = header.index(target)
+    columns = [name for name in header if name != target]
     features = [numbers(column) for column in range(len(header)) if column != position]
     if not features:
         raise UserError(f"{path} must have a column beside its target {target!r}.")
     x = np.array(features, np.float32).T
     if labels or not _is_number(rows[0][position]):
-        return x, np.array([row[position].strip() for row in rows])
-    return x, np.array(numbers(position), np.float32)
+        return x, np.array([row[position].strip() for row in rows]), columns
+    return x, np.array(numbers(position), np.float32), columns
 
 
 def line(*, seed: int = 0) -> Splits:
     """Returns 100 points of y = 3x + 2 with normal noise of 0.1, x in [-1, 1], all to train on."""
     x = np.linspace(-1, 1, 100)
     y = 3 * x + 2 + np.random.default_rng(seed).normal(0, 0.1, 100)
-    return Splits(Examples.from_arrays(x, y))
+    return Splits(Examples.from_arrays(x, y, columns=["x"], values=["y"]))
 
 
 def proportional() -> Splits:
     """Returns the points x = y = 1, 2, 3, all to train on."""
     x = np.array([1.0, 2.0, 3.0])
-    return Splits(Examples.from_arrays(x, x))
+    return Splits(Examples.from_arrays(x, x, columns=["x"], values=["y"]))
 
 
 def _is_number(cell: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import keras
 import tensorflow as tf
 
+from tfbp.modeling import adapters
 from tfbp.tasks.task import Signature
 
 
@@ -15,14 +16,16 @@ def write(
 ) -> None:
     """Writes a SavedModel: variables, lookup tables of the model's layers, and the signatures.
 
+    Adapters are merged into the kernels that they belong to.
+
     Args:
         model: what the signatures call.
         signatures: name → function; the first one is `serving_default` too.
         folder: receives the SavedModel. Written file by file, so name one that no server looks at.
     """
     archive = keras.export.ExportArchive()
-    archive.track(model)
-    with portable(model):
+    with portable(model), adapters.merged(model):
+        archive.track(model)
         for name, signature in signatures.items():
             function = tf.function(signature.function)
             function.get_concrete_function(**signature.inputs)

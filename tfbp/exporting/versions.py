@@ -6,24 +6,22 @@ import pathlib
 import tempfile
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfbp import storage
 from tfbp.data.examples import Examples
 from tfbp.errors import mistake
-from tfbp.exporting import parity, savedmodel
-from tfbp.tasks.task import Signature, Task
+from tfbp.exporting import about, card, parity, savedmodel, warmup
+from tfbp.modeling import precision
+from tfbp.tasks.task import Task
 
-# Held-out examples that the export must answer like the model.
-EXAMPLES = 8
+# Held-out examples in each request that the export must answer like the model.
+BATCHES = (1, 3, 32)
 
 
 def next_version(folder: str | os.PathLike) -> int:
     """Returns the number after the largest version in a folder: after its largest integer name."""
-    folder = pathlib.Path(folder)
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return 1 + max((int(name) for name in names if name.isdecimal()), default=0)
+    return 1 + max((int(path.name) for path in _versions(folder)), default=0)
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -49,6 +47,7 @@ def export(
     folder: str | os.PathLike,
     *,
     details: dict,
+    keep: int = 0,
 ) -> tuple[pathlib.Path, dict]:
     """Exports a trained model as the next version in a folder.
 
@@ -59,11 +58,12 @@ def export(
         model: what the task's signatures call.
         task: says what the signatures are.
         examples: held-out ones, to compare the answers on.
-        folder: receives the version, `<folder>/1` at first.
+        folder: receives the version, `<folder>/1` at first; its name is the model's.
         details: JSON values that say where the model comes from, for `assets.extra/tfbp.json`.
+        keep: the newest versions that stay in the folder, at least 1; 0: all.
 
     Returns:
-        The folder of the version, and what `parity.check` returns.
+        The folder of the version, and what `parity.check` returns, with the `batches` asked.
 
     Raises:
         tfbp.UserError: the folder cannot be written, or the task has no signature for the model.
@@ -74,30 +74,64 @@ def export(
     # On the CPU, like the process that the answers are compared with: GPUs round otherwise.
     with tf.device("CPU:0"), savedmodel.portable(model):
         signatures = task.signatures(model, examples)
-        requests = task.samples(examples, EXAMPLES)
-        expected = {
-            name: _answer(signature, requests[name]) for name, signature in signatures.items()
-        }
+        requests = [
+            {name: signature.request(count) for name, signature in signatures.items()}
+            for count in BATCHES
+        ]
+        expected = [
+            {name: signature.answer(asked[name]) for name, signature in signatures.items()}
+            for asked in requests
+        ]
+    for tensors in (*requests, *expected):  # the default has its name beside its own
+        tensors.setdefault("serving_default", next(iter(tensors.values())))
     while True:
         version = folder / str(next_version(folder))
         try:
             with storage.publish(version) as beside:
                 savedmodel.write(model, signatures, beside)
-                proof = parity.check(beside, requests, expected)
-                about = json.dumps(details | {"parity": proof}, indent=2, ensure_ascii=False)
-                extra = beside / "assets.extra"
-                extra.mkdir()
-                for name, text in (task.assets() | {"tfbp.json": about + "\n"}).items():
-                    (extra / name).write_text(text, encoding="utf-8")
-            return version, proof
+                warmup.write(beside, folder.name, requests[0])
+                proof = {"batches": list(BATCHES)} | parity.check(
+                    beside, requests, expected, precision.tolerance(model, parity.TOLERANCE)
+                )
+                types = _types(beside, requests[0], expected[0])
+                contents = details | {"signatures": types, "parity": proof}
+                assets = task.assets()
+                labels = assets.get(about.LABELS.name, "").splitlines()
+                assets[about.DETAILS.name] = json.dumps(contents, indent=2, ensure_ascii=False)
+                assets["README.md"] = card.text(
+                    f"{folder.name}, version {version.name}", contents, labels
+                )
+                for name, text in assets.items():
+                    (beside / about.EXTRA / name).write_text(text, encoding="utf-8")
+            break
         except FileExistsError:
             # Another run has published this version meanwhile: take the next one.
             if not version.exists():
                 raise
+    if keep:
+        for old in [path for path in _versions(folder) if path.is_dir()][:-keep]:
+            storage.remove(old)
+    return version, proof
 
 
-def _answer(signature: Signature, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    inputs = {
-        name: tf.constant(request[name], spec.dtype) for name, spec in signature.inputs.items()
+def _versions(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns what in a folder is named by an integer, in their order."""
+    folder = pathlib.Path(folder)
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(
+        (path for path in paths if path.name.isdecimal()), key=lambda path: int(path.name)
+    )
+
+
+def _types(
+    folder: pathlib.Path, inputs: parity.Tensors, outputs: parity.Tensors
+) -> about.Signatures:
+    """Returns the types of a SavedModel's signatures, in the order of what was asked."""
+    types = about.signatures(folder)
+    return {
+        name: {
+            "inputs": {key: types[name]["inputs"][key] for key in inputs[name]},
+            "outputs": {key: types[name]["outputs"][key] for key in outputs[name]},
+        }
+        for name in inputs
     }
-    return {name: value.numpy() for name, value in signature.function(**inputs).items()}

@@ -60,6 +60,7 @@ def he_start(model: keras.Model, seed: int) -> None:
         if hasattr(layer, "kernel"):
             draw = keras.initializers.HeNormal(seed=seed * 1000 + number)
             layer.kernel.assign(draw(layer.kernel.shape, dtype=layer.kernel.dtype))
+            layer.kernel_initializer = draw  # by which the audit knows a random start again
 
 
 def load(backbone: keras.Model, source: str) -> None:

@@ -1,11 +1,12 @@
 """What trains in a phase: the layers that its pattern names, and nothing else."""
 
 import dataclasses
+import math
 
 import keras
 
 from tfbp.errors import mistake
-from tfbp.modeling import paths
+from tfbp.modeling import adapters, paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,56 +14,81 @@ class Frozen:
     """A model's layers, as a phase divides them. Paths are those of `tfbp.modeling.paths`.
 
     Attributes:
-        trainable: path → layer whose trainable variables learn.
-        statistics: paths of those among them whose statistics move while training.
+        trainable: path → layer in which something may change.
+        learning: path of each of these → its variables that learn: not all of them where the layer
+            has adapters, or normalizes in inference mode.
+        statistics: path → variables of a trainable layer that move without a gradient, such as
+            BatchNormalization's moving averages. Layers without any are not there.
         frozen: path → layer in which nothing may change.
     """
 
     trainable: dict[str, keras.layers.Layer]
-    statistics: tuple[str, ...]
+    learning: dict[str, list[keras.Variable]]
+    statistics: dict[str, list[keras.Variable]]
     frozen: dict[str, keras.layers.Layer]
 
     @property
     def parameters(self) -> int:
         """Number of values that learn."""
-        layers = self.trainable.values()
-        return sum(
-            int(variable.value.shape.num_elements() or 1)
-            for layer in layers
-            for variable in layer.trainable_variables
-        )
+        return sum(math.prod(each.shape) for found in self.learning.values() for each in found)
 
 
 def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Frozen:
     """Makes the layers whose path matches learn, and freezes all others.
 
-    Keras ignores a change of `trainable` until the model is compiled again, with a new optimizer.
+    Of matching layers that have adapters (`tfbp.add_lora`) the adapters alone learn. Keras ignores
+    a change of `trainable` until the model is compiled again, with a new optimizer.
 
     Args:
-        model: a built model; its layers' `trainable` is set.
+        model: a built model; `trainable` of its layers and variables is set.
         trainable: regular expression, matched against whole layer paths.
-        batch_norm: "frozen" keeps matching BatchNormalization layers in inference mode, gamma and
-            beta fixed; "train" lets them use batch statistics and learn.
+        batch_norm: "frozen" keeps matching BatchNormalization layers, and those inside matching
+            layers, in inference mode, gamma and beta fixed; "affine" keeps them in inference mode
+            and lets gamma and beta learn; "train" lets them use batch statistics, move their
+            averages and learn.
 
     Raises:
         tfbp.UserError: the pattern matches no layer, or none that can learn.
     """
     matched = paths.select(model, trainable)
-    if batch_norm == "frozen":
-        matched = {path: layer for path, layer in matched.items() if not _normalizes(layer)}
     # A frozen model hides the trainable layers inside it: open all, then freeze layer by layer.
     model.trainable = True
-    frozen = {}
+    divided = Frozen({}, {}, {}, {})
     for path, layer in paths.with_weights(model).items():
-        layer.trainable = path in matched
-        if path not in matched:
-            frozen[path] = layer
+        for part in layer._flatten_layers():
+            # Keras passes over an assignment that changes nothing, and the variables with it, which
+            # an earlier phase may have told apart from their layer.
+            part.trainable = path not in matched
+            part.trainable = path in matched
+        fixed = _fix(layer, batch_norm) if path in matched else layer.weights
+        fixed = {id(variable) for variable in fixed}
+        free = [variable for variable in layer.weights if id(variable) not in fixed]
+        if not free:
+            divided.frozen[path] = layer
+            continue
+        divided.trainable[path] = layer
+        divided.learning[path] = [variable for variable in free if variable.trainable]
+        if moving := [variable for variable in free if not variable.trainable]:
+            divided.statistics[path] = moving
     if not model.trainable_weights:
         rule = "must match a layer that can learn (`batch_norm='frozen'` keeps BatchNormalization)"
         raise mistake("trainable", rule, trainable)
-    statistics = tuple(path for path, layer in matched.items() if layer.non_trainable_weights)
-    return Frozen(matched, statistics, frozen)
+    return divided
 
 
-def _normalizes(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.BatchNormalization)
+def _fix(layer: keras.layers.Layer, batch_norm: str) -> list[keras.Variable]:
+    """Freezes what may not change in a matching layer, and returns it."""
+    fixed = []
+    for part in layer._flatten_layers():
+        if isinstance(part, keras.layers.BatchNormalization) and batch_norm != "train":
+            part.trainable = False  # inference mode
+            learning = [part.gamma, part.beta] if batch_norm == "affine" else []
+        elif adapters.adapted(part):
+            learning = adapters.learning(part)
+        else:
+            continue
+        for variable in part.weights:
+            variable.trainable = any(variable is each for each in learning)
+            if not variable.trainable:
+                fixed.append(variable)
+    return fixed

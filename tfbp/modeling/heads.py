@@ -7,21 +7,25 @@ import keras
 
 from tfbp.errors import mistake
 
-# By the names that keras.applications gives its models. None: the model preprocesses inside.
+_CAFFE = keras.applications.vgg16.preprocess_input  # BGR, minus the mean colour of ImageNet
+_TF = keras.applications.resnet_v2.preprocess_input  # -1 to 1
+_TORCH = keras.applications.densenet.preprocess_input  # mean and deviation of ImageNet's colours
+
+# By the names that keras.applications gives its models.
 _PREPROCESSING = (
-    (r"vgg16", keras.applications.vgg16.preprocess_input),
-    (r"vgg19", keras.applications.vgg19.preprocess_input),
-    (r"resnet\d+v2", keras.applications.resnet_v2.preprocess_input),
-    (r"resnet\d+", keras.applications.resnet.preprocess_input),
-    (r"densenet\d+", keras.applications.densenet.preprocess_input),
-    (r"inception_v3", keras.applications.inception_v3.preprocess_input),
-    (r"inception_resnet_v2", keras.applications.inception_resnet_v2.preprocess_input),
-    (r"xception", keras.applications.xception.preprocess_input),
-    (r"mobilenet_\d.*", keras.applications.mobilenet.preprocess_input),
-    (r"mobilenetv2_.*", keras.applications.mobilenet_v2.preprocess_input),
-    (r"nasnet.*", keras.applications.nasnet.preprocess_input),
-    (r"efficientnet.*|convnext.*|mobilenetv3.*", None),
+    (r"vgg(16|19)|resnet\d+", _CAFFE),
+    (r"resnet\d+v2|inception_v3|inception_resnet_v2|xception|nasnet(_mobile|_large)?", _TF),
+    (r"mobilenet(v2)?_[\d.]+_\d+", _TF),
+    (r"densenet\d+", _TORCH),
+    (r"efficientnetb\d", None),
 )
+# Those that preprocess inside, unless they were built with `include_preprocessing=False`.
+_INSIDE = (
+    (r"efficientnetv2-b\d|convnext_(tiny|small|base|large|xlarge)", _TORCH),
+    (r"efficientnetv2-[sml]|mobilenetv3(small|large)", _TF),
+)
+
+PREPROCESSING_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization)
 
 Preprocessing = Callable[[keras.KerasTensor], keras.KerasTensor] | None
 
@@ -72,7 +76,7 @@ def swap_head(
             "must return features [batch, c] or a feature map [batch, height, width, c]",
             backbone.output_shape,
         )
-    preprocessing = _preprocessing(backbone) if preprocess == "auto" else preprocess
+    preprocessing = preprocessing_of(backbone) if preprocess == "auto" else preprocess
 
     images = keras.Input(backbone.input_shape[1:], name="image")
     x = preprocessing(images) if preprocessing else images
@@ -95,10 +99,22 @@ def swap_head(
     return keras.Model(images, logits, name=f"{backbone.name}_swapped")
 
 
-def _preprocessing(backbone: keras.Model) -> Preprocessing:
+def preprocessing_of(backbone: keras.Model) -> Preprocessing:
+    """Returns what maps images of 0 to 255 to what a model of `keras.applications` takes.
+
+    It is told by the model's name. None: the model takes them as they are.
+
+    Raises:
+        tfbp.UserError: the name is not that of a model of `keras.applications`.
+    """
+    name = backbone.name.lower()
     for pattern, function in _PREPROCESSING:
-        if re.fullmatch(pattern, backbone.name.lower()):
+        if re.fullmatch(pattern, name):
             return function
+    for pattern, function in _INSIDE:
+        if re.fullmatch(pattern, name):
+            inside = any(isinstance(layer, PREPROCESSING_LAYERS) for layer in backbone.layers)
+            return None if inside else function
     raise mistake(
         "preprocess",
         "must be given (a function, or None) for a backbone whose name is not that of a model of "

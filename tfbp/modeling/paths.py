@@ -56,11 +56,14 @@ def with_weights(model: keras.Model) -> dict[str, keras.layers.Layer]:
     return found
 
 
-def select(model: keras.Model, pattern: str) -> dict[str, keras.layers.Layer]:
+def select(
+    model: keras.Model, pattern: str, argument: str = "trainable"
+) -> dict[str, keras.layers.Layer]:
     """Returns path → layer of those layers with variables whose whole path `pattern` matches.
 
     Args:
         pattern: regular expression, matched against the whole path.
+        argument: the name under which the user gave the pattern, for the message.
 
     Raises:
         tfbp.UserError: not a regular expression, or it matches no layer: the paths are listed.
@@ -69,8 +72,8 @@ def select(model: keras.Model, pattern: str) -> dict[str, keras.layers.Layer]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise mistake("trainable", f"must be a regular expression ({error})", pattern) from error
+        raise mistake(argument, f"must be a regular expression ({error})", pattern) from error
     matched = {path: layer for path, layer in known.items() if expression.fullmatch(path)}
     if not matched:
-        raise mistake("trainable", "must match the path of at least one layer", pattern, known)
+        raise mistake(argument, "must match the path of at least one layer", pattern, known)
     return matched

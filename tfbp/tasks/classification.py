@@ -1,15 +1,19 @@
 """One label for each example, out of a list of names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import images
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError, mistake
-from tfbp.tasks import probe
+from tfbp.tasks import inputs, probe
+from tfbp.tasks.smoothing import SmoothedCrossentropy
 from tfbp.tasks.task import Signature
+
+BALANCED = "balanced"
 
 
 class Classification:
@@ -17,12 +21,30 @@ class Classification:
 
     Args:
         classes: the names, in label order.
+        label_smoothing: part of each label that is spread over all classes in the loss that is
+            trained with (see `tfbp.tasks.smoothing`), in [0, 1).
+        class_weights: what an example of each class counts there. None: 1; "balanced": inversely
+            to the size of its class, and 1 on average over the training examples; or name →
+            weight, 1 for a class that is not named.
+        largest_image: height and width that an image file may have for an export to decode it, in
+            pixels.
+
+    What is measured, `loss` included, is without smoothing and weights.
 
     Raises:
-        tfbp.UserError: fewer than two names, or one twice.
+        tfbp.UserError: fewer than two names, or one twice; a smoothing or weight out of range; the
+            weight of a class that there is not.
     """
 
-    def __init__(self, classes: Sequence[str]):
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: str | Mapping[str, float] | None = None,
+        largest_image: int = images.LARGEST,
+    ):
+        self.largest_image = largest_image
         if classes is None:
             raise UserError(
                 "`classes` must be at least two different names. There are none: the data has "
@@ -31,21 +53,54 @@ class Classification:
         self.classes = tuple(classes)
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise mistake("classes", "must be at least two different names", classes)
+        if not 0 <= label_smoothing < 1:
+            raise mistake("label_smoothing", "must be at least 0 and below 1", label_smoothing)
+        self.label_smoothing = label_smoothing
+        self.class_weights = _check_weights(class_weights, self.classes)
 
     def loss(self) -> keras.losses.Loss:
         """Returns the cross-entropy, in nats, from logits."""
+        if self.label_smoothing:
+            return SmoothedCrossentropy(self.label_smoothing)
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def class_weights_for(self, examples: Examples) -> np.ndarray | None:
+        """Returns what an example of each class counts, float32 [classes]; None: all the same.
+
+        Args:
+            examples: those that are trained on, by which classes are balanced.
+
+        Raises:
+            tfbp.UserError: classes are to be balanced, and an example has no label of theirs.
+        """
+        if self.class_weights is None:
+            return None
+        if self.class_weights == BALANCED:
+            counts = np.bincount(self._labels(examples), minlength=len(self.classes))
+            # A class that does not occur has no weight to speak of.
+            share = np.maximum(counts, 1) * np.count_nonzero(counts)
+            return (examples.size / share).astype(np.float32)
+        return np.array([self.class_weights.get(name, 1) for name in self.classes], np.float32)
 
     def metrics(self) -> list[keras.metrics.Metric]:
         """Returns the share of examples whose largest logit is that of their label."""
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
     def check(self, model: keras.Model, examples: Examples) -> None:
-        """Refuses a model that does not answer one logit for each class, and labels outside them.
+        """Refuses a model that does not answer once for each class, and labels outside them.
 
         Raises:
             tfbp.UserError: says what does not fit.
         """
+        self._labels(examples)
+        answer = probe.outputs(model, examples)
+        if answer.ndim != 2 or answer.shape[1] != len(self.classes):
+            raise UserError(
+                f"`model` must answer one logit for each of the {len(self.classes)} classes. "
+                f"Received: an answer of shape {list(answer.shape[1:])}."
+            )
+
+    def _labels(self, examples: Examples) -> np.ndarray:
         if examples.labels is None:
             raise UserError("`examples` must carry one label each for a classification.")
         outside = np.flatnonzero((examples.labels < 0) | (examples.labels >= len(self.classes)))
@@ -56,13 +111,7 @@ class Classification:
                 f"{', '.join(self.classes)}. Received: {examples.labels[first]} at "
                 f"{examples.name(int(first))}, and {outside.size - 1} more."
             )
-        answer = probe.outputs(model, examples)
-        if answer.ndim != 2 or answer.shape[1] != len(self.classes):
-            raise UserError(
-                f"`model` must answer one logit for each of the {len(self.classes)} classes. "
-                f"Received: an answer of shape {list(answer.shape[1:])}."
-            )
-        probe.check_logits(answer)
+        return examples.labels
 
     def measure(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `loss` (nats), `label` and `predicted` of each example: [batch]."""
@@ -108,43 +157,49 @@ class Classification:
         }
 
     def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:
-        """Returns `serving_default`.
+        """Returns `serving_default`, and for images `image_bytes`.
 
-        It takes `image` (float32 [batch, height, width, channels], 0 to 255) or, for vectors,
-        `features` (float32 [batch, features]), and answers, best guess first, `class` (string
-        [batch]) and `probability` (float32 [batch]), then for all classes in label order `classes`
-        (string), `probabilities` and `logits` (float32 [batch, classes]).
+        They take what `tfbp.tasks.inputs.of` says, arrays as `features`, and answer, best guess
+        first, `class` (string [batch]) and `probability` (float32 [batch]), then for all classes in
+        label order `classes` (string), `probabilities` and `logits` (float32 [batch, classes]). For
+        an image file that is no good these are "" and 0.
         """
-        spec, _ = examples.spec
-        name = _input_name(examples)
 
-        def classify(**inputs):
-            logits = tf.cast(model(inputs[name], training=False), tf.float32)
+        def classify(x):
+            logits = tf.cast(model(x, training=False), tf.float32)
             probabilities = tf.nn.softmax(logits)
             names = tf.constant(self.classes)
+            # Not the names themselves: other engines cannot broadcast strings.
+            labels = tf.broadcast_to(tf.range(len(self.classes)), tf.shape(logits))
             return {
                 "class": tf.gather(names, tf.argmax(logits, axis=-1)),
                 "probability": tf.reduce_max(probabilities, axis=-1),
-                "classes": tf.broadcast_to(names, tf.shape(logits)),
+                "classes": tf.gather(names, labels),
                 "probabilities": probabilities,
                 "logits": logits,
             }
 
-        inputs = {name: tf.TensorSpec([None, *spec.shape], spec.dtype)}
-        return {"serving_default": Signature(classify, inputs)}
-
-    def samples(self, examples: Examples, count: int) -> dict[str, dict[str, np.ndarray]]:
-        """Returns one request of at most `count` examples, spread over the set."""
-        x, _ = probe.few(examples, count)
-        return {"serving_default": {_input_name(examples): x}}
+        taken = inputs.of(examples, array="features", largest_image=self.largest_image)
+        return inputs.signatures(taken, classify, examples, bad=0.0)
 
     def assets(self) -> dict[str, str]:
         """Returns `labels.txt`: the class names, one a line, in label order."""
         return {"labels.txt": "".join(f"{name}\n" for name in self.classes)}
 
 
-def _input_name(examples: Examples) -> str:
-    return "image" if examples.spec[0].shape.rank == 3 else "features"
+def _check_weights(
+    weights: str | Mapping[str, float] | None, classes: Sequence[str]
+) -> str | dict[str, float] | None:
+    if weights is None or weights == BALANCED:
+        return weights
+    if not isinstance(weights, Mapping):
+        raise mistake("class_weights", "must be None, 'balanced' or name → weight", weights)
+    for name, weight in weights.items():
+        if name not in classes:
+            raise mistake("class_weights", "must name classes", name, classes)
+        if not 0 < weight < float("inf"):
+            raise mistake("class_weights", f"must be above 0 and finite, for {name!r}", weight)
+    return dict(weights)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -31,6 +31,9 @@ class LanguageModel:
         """Returns the cross-entropy, in nats per token, from logits."""
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
+    def class_weights_for(self, examples: Examples) -> None:
+        """Returns None: all tokens count the same."""
+
     def metrics(self) -> list[keras.metrics.Metric]:
         """Returns none: the loss, in nats per token, says it all."""
         return []
@@ -51,7 +54,6 @@ class LanguageModel:
                 f"`model` must answer logits of shape {due} for each window, one for each of the "
                 f"{self.vocabulary.size} tokens. Received: {list(answer.shape[1:])}."
             )
-        probe.check_logits(answer)
         self._stepper(model, examples)
 
     def measure(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -69,7 +71,7 @@ class LanguageModel:
         }
 
     def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:
-        """Returns `score` and `generate`; the state of the model is carried from token to token.
+        """Returns `score`, `generate`, `init_state` and `step`.
 
         `score` takes `text` (string [batch]) and answers, over all tokens but the first, which has
         nothing before it: `tokens` (int32 [batch], how many), `log_likelihood` (float32 [batch],
@@ -80,6 +82,11 @@ class LanguageModel:
         tokens) and `seed` (int64 []), and answers `text` (string [batch]), the prompt and what
         follows. A row's text depends on its prompt, not on its neighbours, and `[UNK]` is never
         written.
+
+        `init_state` takes `prompt` (string [batch]; "" for none) and answers `logits` (float32
+        [batch, vocabulary]) of the token after it, and `state_0`, `state_1`, … (float32 [batch,
+        units], see `Stepper.names`). `step` takes `token` (int32 [batch]) and these, and answers
+        the same after that token: the client keeps the state.
 
         Raises:
             tfbp.UserError: the model is no chain of forward recurrent layers.
@@ -117,6 +124,38 @@ class LanguageModel:
                 logits = logits[:, -1]
             return {"text": vocabulary.decode(tf.concat([read, tf.transpose(written)], axis=1))}
 
+        def init_state(prompt):
+            tokens, mask = _dense(vocabulary.encode(prompt))
+            logits, states = stepper(tokens, stepper.start(tf.shape(tokens)[0]), mask)
+            return {"logits": logits[:, -1], **stepper.unpack(states)}
+
+        def step(token, **states):
+            logits, states = stepper(token[:, tf.newaxis], stepper.pack(states))
+            return {"logits": logits[:, -1], **stepper.unpack(states)}
+
+        def windows(count):
+            return probe.exactly(examples, count)
+
+        def texts(count):
+            return {"text": vocabulary.decode(windows(count)).numpy()}
+
+        def prompts(count):
+            x = windows(count)
+            return {"prompt": vocabulary.decode(x[:, : (x.shape[1] + 1) // 2]).numpy()}
+
+        def generations(count):
+            return prompts(count) | {
+                "length": np.int32(16),
+                "temperature": np.float32(0.8),
+                "top_k": np.int32(10),
+                "seed": np.int64(1),
+            }
+
+        def steps(count):
+            states = {name: value.numpy() for name, value in init_state(**prompts(count)).items()}
+            del states["logits"]
+            return {"token": windows(count)[:, -1], **states}
+
         strings = tf.TensorSpec([None], tf.string)
         settings = {
             "length": tf.TensorSpec([], tf.int32),
@@ -124,25 +163,15 @@ class LanguageModel:
             "top_k": tf.TensorSpec([], tf.int32),
             "seed": tf.TensorSpec([], tf.int64),
         }
-        return {
-            "score": Signature(score, {"text": strings}),
-            "generate": Signature(generate, {"prompt": strings} | settings),
+        states = {
+            name: tf.TensorSpec([None, width], tf.float32)
+            for name, width in stepper.names().items()
         }
-
-    def samples(self, examples: Examples, count: int) -> dict[str, dict[str, np.ndarray]]:
-        """Returns requests made of at most `count` windows: their text, and their first halves."""
-        x, _ = probe.few(examples, count)
-        text = self.vocabulary.decode(x).numpy()
-        prompt = self.vocabulary.decode(x[:, : (x.shape[1] + 1) // 2]).numpy()
         return {
-            "score": {"text": text},
-            "generate": {
-                "prompt": prompt,
-                "length": np.int32(16),
-                "temperature": np.float32(0.8),
-                "top_k": np.int32(10),
-                "seed": np.int64(1),
-            },
+            "score": Signature(score, {"text": strings}, texts),
+            "generate": Signature(generate, {"prompt": strings} | settings, generations),
+            "init_state": Signature(init_state, {"prompt": strings}, prompts),
+            "step": Signature(step, {"token": tf.TensorSpec([None], tf.int32)} | states, steps),
         }
 
     def assets(self) -> dict[str, str]:

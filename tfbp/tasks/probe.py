@@ -18,6 +18,12 @@ def few(examples: Examples, count: int) -> tuple[np.ndarray, np.ndarray]:
     return x.numpy(), y.numpy()
 
 
+def exactly(examples: Examples, count: int) -> np.ndarray:
+    """Returns x of `count` examples, spread evenly over the set; more than once if it is small."""
+    positions = np.linspace(0, examples.size - 1, count).astype(np.int64)
+    return examples.read(tf.constant(positions))[0].numpy()
+
+
 def outputs(model: keras.Model, examples: Examples) -> np.ndarray:
     """Returns what the model answers to a few examples: an array [batch, …].
 
@@ -38,20 +44,6 @@ def outputs(model: keras.Model, examples: Examples) -> np.ndarray:
     if not np.isfinite(answer).all():
         raise UserError("`model` must answer finite numbers. Its weights give NaN or infinity.")
     return answer.numpy()
-
-
-def check_logits(answer: np.ndarray) -> None:
-    """Refuses probabilities, [batch, …, classes], where logits are due.
-
-    Raises:
-        tfbp.UserError: every row is non-negative and sums to one.
-    """
-    # Wide enough for float16; logits whose every row does this by accident are not to be expected.
-    if (answer >= 0).all() and np.allclose(answer.sum(axis=-1, dtype=np.float64), 1, atol=1e-2):
-        raise UserError(
-            "`model` must answer logits, and its answers are probabilities. "
-            "Leave the softmax of its last layer out: the loss and the export apply it."
-        )
 
 
 def _refusal(model: keras.Model, shape: tuple[int, ...], dtype: np.dtype) -> str:

@@ -1,21 +1,35 @@
 """Numbers for each example."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import images
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
-from tfbp.tasks import probe
+from tfbp.tasks import inputs, probe
 from tfbp.tasks.task import Signature
 
 
 class Regression:
-    """Regression by the mean squared error: targets and answers float32 [k]."""
+    """Regression by the mean squared error: targets and answers float32 [k].
+
+    Args:
+        largest_image: height and width that an image file may have for an export to decode it, in
+            pixels.
+    """
+
+    def __init__(self, *, largest_image: int = images.LARGEST):
+        self.largest_image = largest_image
 
     def loss(self) -> keras.losses.Loss:
         """Returns the mean squared error."""
         return keras.losses.MeanSquaredError()
+
+    def class_weights_for(self, examples: Examples) -> None:
+        """Returns None: there are no classes."""
 
     def metrics(self) -> list[keras.metrics.Metric]:
         """Returns the mean absolute error."""
@@ -56,19 +70,22 @@ class Regression:
         }
 
     def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:
-        """Returns `serving_default`: `x`, as in the examples, → `y`, float32 [batch, k]."""
-        spec, _ = examples.spec
+        """Returns `serving_default`, and for images `image_bytes`.
+
+        They take what `tfbp.tasks.inputs.of` says, arrays as `x`, and answer `y`, float32
+        [batch, k]; for a table each value by its name, float32 [batch]. For an image file that is
+        no good that is NaN.
+        """
 
         def predict(x):
-            return {"y": tf.cast(model(x, training=False), tf.float32)}
+            y = tf.cast(model(x, training=False), tf.float32)
+            if examples.values:
+                names = inputs.identifiers(examples.values)
+                return dict(zip(names, tf.unstack(y, axis=1), strict=True))
+            return {"y": y}
 
-        inputs = {"x": tf.TensorSpec([None, *spec.shape], spec.dtype)}
-        return {"serving_default": Signature(predict, inputs)}
-
-    def samples(self, examples: Examples, count: int) -> dict[str, dict[str, np.ndarray]]:
-        """Returns one request of at most `count` examples, spread over the set."""
-        x, _ = probe.few(examples, count)
-        return {"serving_default": {"x": x}}
+        taken = inputs.of(examples, array="x", largest_image=self.largest_image)
+        return inputs.signatures(taken, predict, examples, bad=math.nan)
 
     def assets(self) -> dict[str, str]:
         """Returns nothing."""

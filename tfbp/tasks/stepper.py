@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.errors import UserError
+from tfbp.modeling import precision
 
 
 class Stepper:
@@ -46,6 +47,28 @@ class Stepper:
             if isinstance(layer, keras.layers.RNN)
         ]
 
+    def names(self) -> dict[str, int]:
+        """Returns what the parts of the state are called, `state_0`, …, and how wide they are.
+
+        In the order of the layers: h and c of an LSTM, the one state of a GRU or plain recurrence.
+        """
+        parts = tf.nest.flatten(self.start(1))
+        return {f"state_{number}": part.shape[-1] for number, part in enumerate(parts)}
+
+    def pack(self, named: dict[str, tf.Tensor]) -> list:
+        """Returns the state of its parts by name, float32 [batch, width] each."""
+        start = self.start(1)
+        parts = [
+            tf.cast(named[name], part.dtype)
+            for name, part in zip(self.names(), tf.nest.flatten(start), strict=True)
+        ]
+        return tf.nest.pack_sequence_as(start, parts)
+
+    def unpack(self, states: list) -> dict[str, tf.Tensor]:
+        """Returns the parts of the state by name, float32 [batch, width] each."""
+        parts = [tf.cast(part, tf.float32) for part in tf.nest.flatten(states)]
+        return dict(zip(self.names(), parts, strict=True))
+
     def __call__(
         self, tokens: tf.Tensor, states: list, mask: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, list]:
@@ -75,7 +98,7 @@ class Stepper:
         Raises:
             tfbp.UserError: the model is no such chain: it reads backwards, or across steps.
         """
-        expected = model(tokens, training=False)
+        expected = tf.cast(model(tokens, training=False), tf.float32)
         states, parts = self.start(len(tokens)), []
         middle = max(1, tokens.shape[1] // 2)
         try:
@@ -88,7 +111,7 @@ class Stepper:
         except (ValueError, tf.errors.InvalidArgumentError) as error:
             raise UserError(_REFUSAL) from error
         # The same arithmetic on a CPU; the room is for cuDNN's own order of summation.
-        if not difference <= 1e-4 * np.abs(expected).max():
+        if not difference <= precision.tolerance(model, 1e-4) * np.abs(expected).max():
             raise UserError(f"{_REFUSAL} Read in two parts, its logits differ by {difference:.3g}.")
 
 

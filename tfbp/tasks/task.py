@@ -18,10 +18,19 @@ class Signature:
     Attributes:
         function: takes the named tensors as keyword arguments and returns a dict of named tensors.
         inputs: what each keyword takes; the batch dimension is None.
+        request: from a number of rows to arrays, by keyword, made of so many examples.
     """
 
     function: Callable[..., dict[str, tf.Tensor]]
     inputs: dict[str, tf.TensorSpec]
+    request: Callable[[int], dict[str, np.ndarray]]
+
+    def answer(self, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns what the function answers to arrays."""
+        tensors = {
+            name: tf.constant(request[name], spec.dtype) for name, spec in self.inputs.items()
+        }
+        return {name: value.numpy() for name, value in self.function(**tensors).items()}
 
 
 class Task(Protocol):
@@ -29,6 +38,12 @@ class Task(Protocol):
 
     def loss(self) -> keras.losses.Loss:
         """Returns the loss to train with; it takes what the model answers as it is."""
+
+    def class_weights_for(self, examples: Examples) -> np.ndarray | None:
+        """Returns what an example of each class counts in the loss, float32 [classes].
+
+        None: all the same. `examples` are those that are trained on.
+        """
 
     def metrics(self) -> list[keras.metrics.Metric]:
         """Returns new running metrics to show while training, beside the loss."""
@@ -47,10 +62,11 @@ class Task(Protocol):
         """Returns the results for a JSON file, "loss" first, from `measure` of all examples."""
 
     def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:
-        """Returns name → function of the export; the first one is the default of a server."""
+        """Returns name → function of the export; the first one is the default of a server.
 
-    def samples(self, examples: Examples, count: int) -> dict[str, dict[str, np.ndarray]]:
-        """Returns for each signature one request (input name → array) made of `count` examples."""
+        Args:
+            examples: what the requests of the signatures are made of.
+        """
 
     def assets(self) -> dict[str, str]:
         """Returns file name → text that an export carries in `assets.extra/`."""

@@ -7,6 +7,7 @@ replicas sees the same global batches.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from tfbp.data.examples import Examples, order
@@ -17,6 +18,13 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
     return math.ceil(size / batch_size)
 
 
+def updates_per_epoch(size: int, batch_size: int, accumulate: int) -> int:
+    """Returns the number of updates when each takes the gradients of `accumulate` batches; an
+    epoch's last one may take fewer.
+    """
+    return math.ceil(steps_per_epoch(size, batch_size) / accumulate)
+
+
 def training(
     examples: Examples,
     strategy: tf.distribute.Strategy,
@@ -24,13 +32,41 @@ def training(
     batch_size: int,
     steps: range,
     seed: int,
+    accumulate: int = 1,
+    class_weights: np.ndarray | None = None,
 ):
     """Returns an iterable of the batches of `steps`, counted from the start of the phase.
 
     Each replica gets (x, y, weight, share): its slice of the global batch; float32 weights, [slice]
-    (or [slice, 1] where y is a sequence of labels), which are 1 but for the stand-in example of an
-    empty slice, which weighs 0; and the factor, float32
-    scalar, that makes the mean over replicas of their means the mean of the global batch.
+    (or [slice, 1] where y is a sequence of labels), which are 1, or the weight of the label's
+    class, but for the stand-in example of an empty slice, which weighs 0; and the factor, float32
+    scalar, that makes the mean over replicas of their means, summed over the batches of an update,
+    the mean of all examples of the update.
+
+    Args:
+        accumulate: batches of one update; an epoch's last update has what is left.
+        class_weights: float32 [classes], for labels that are scalars; None: all weigh 1.
+    """
+    read = reader(
+        examples,
+        batch_size=batch_size,
+        seed=seed,
+        accumulate=accumulate,
+        class_weights=class_weights,
+    )
+    return _distribute(strategy, steps, read)
+
+
+def reader(
+    examples: Examples,
+    *,
+    batch_size: int,
+    seed: int,
+    accumulate: int = 1,
+    class_weights: np.ndarray | None = None,
+) -> Callable:
+    """Returns a graph function from (step, replica, replicas) to what the replica gets at the step:
+    see `training`, whose batches these are. Step and replica are int64 scalars.
     """
     size, epoch_steps = examples.size, steps_per_epoch(examples.size, batch_size)
     target = examples.spec[1]
@@ -38,15 +74,19 @@ def training(
     inner = [1] * (target.shape.rank if target.dtype.is_integer else target.shape.rank - 1)
 
     def read(step, replica, replicas):
-        epoch, low, high, count = _slice(step, epoch_steps, size, batch_size, replica, replicas)
+        epoch, low, high = _slice(step, epoch_steps, size, batch_size, replica, replicas)
         positions = tf.range(low, tf.maximum(high, low + 1)) % size
         indices = order(positions, size, seed, epoch)
         x, y = examples.read_augmented(indices, seed, epoch)
         weight = tf.fill([tf.size(indices), *inner], tf.where(high > low, 1.0, 0.0))
+        if class_weights is not None:
+            weight *= tf.gather(tf.constant(class_weights, tf.float32), y)
+        first = step % epoch_steps // accumulate * accumulate * batch_size
+        count = tf.minimum(tf.constant(accumulate * batch_size, tf.int64), size - first)
         share = tf.cast((high - low) * replicas, tf.float32) / tf.cast(count, tf.float32)
         return x, y, weight, share
 
-    return _distribute(strategy, steps, read)
+    return read
 
 
 def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_size: int):
@@ -58,7 +98,7 @@ def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_si
     size, steps = examples.size, steps_per_epoch(examples.size, batch_size)
 
     def read(step, replica, replicas):
-        _, low, high, _ = _slice(step, steps, size, batch_size, replica, replicas)
+        _, low, high = _slice(step, steps, size, batch_size, replica, replicas)
         x, y = examples.read(tf.range(low, tf.maximum(high, low + 1)) % size)
         return x, y, high - low
 
@@ -66,16 +106,11 @@ def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_si
 
 
 def _slice(step, epoch_steps, size, batch_size, replica, replicas):
-    """Returns (epoch, first position, end position, examples of the whole global batch)."""
+    """Returns (epoch, first position, end position)."""
     epoch, batch = step // epoch_steps, step % epoch_steps
     start = batch * batch_size
     count = tf.minimum(tf.constant(batch_size, tf.int64), size - start)
-    return (
-        epoch,
-        start + count * replica // replicas,
-        start + count * (replica + 1) // replicas,
-        count,
-    )
+    return epoch, start + count * replica // replicas, start + count * (replica + 1) // replicas
 
 
 def _distribute(strategy: tf.distribute.Strategy, steps: range, read: Callable):

@@ -2,7 +2,7 @@
 
 It holds every variable that the rest of the run depends on (weights, statistics, random seeds and,
 inside a phase, optimizer and metrics) by its position, so that auto-generated names do not matter,
-and the place in the run: phase, steps done, history.
+the weights that early stopping may put back, and the place in the run: phase, steps done, history.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import json
 import pathlib
 import shutil
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -20,6 +21,9 @@ from tfbp import fingerprint, storage
 from tfbp.errors import UserError
 
 KEPT = 2
+# The arrays of a checkpoint: those of the variables, and those of the best epoch's weights.
+State = dict[str, list[np.ndarray]]
+VARIABLES, BEST = "variables", "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,9 @@ class Place:
         step: steps of the phase that are done.
         history: one row per finished epoch, all phases.
         phases: what has been recorded of the finished phases.
-        before: inside a phase, the fingerprints that its proof took when it began.
+        before: the fingerprints of the variables when the phase began, for its proof; None: not
+            taken.
+        early_stopping: inside a phase that may stop early, how its epochs have been judged.
     """
 
     phase: int = 0
@@ -39,6 +45,7 @@ class Place:
     history: tuple[dict, ...] = ()
     phases: tuple[dict, ...] = ()
     before: dict | None = None
+    early_stopping: dict | None = None
 
 
 def variables(model: keras.Model, step: int) -> list[keras.Variable]:
@@ -68,13 +75,20 @@ class Checkpoints:
         """Tells whether the last checkpoint is old enough for the next."""
         return time.monotonic() - self._saved >= self._seconds
 
-    def save(self, model: keras.Model, place: Place) -> None:
-        """Writes a checkpoint and removes all but the newest ones."""
+    def save(self, model: keras.Model, place: Place, best: Sequence[np.ndarray] = ()) -> None:
+        """Writes a checkpoint and removes all but the newest ones.
+
+        Args:
+            best: the best epoch's weights, where the phase may stop early.
+        """
         numbers = self._numbers()
         with storage.publish(self._folder / str(max(numbers, default=0) + 1)) as folder:
             buffer = io.BytesIO()
-            arrays = {str(i): np.asarray(v) for i, v in enumerate(variables(model, place.step))}
-            np.savez(buffer, **arrays)
+            arrays = {VARIABLES: variables(model, place.step), BEST: best}
+            named = {
+                f"{k} {i}": np.asarray(v) for k, vs in arrays.items() for i, v in enumerate(vs)
+            }
+            np.savez(buffer, **named)
             state = buffer.getvalue()
             text = json.dumps(dataclasses.asdict(place)).encode()
             (folder / "state.npz").write_bytes(state)
@@ -84,7 +98,7 @@ class Checkpoints:
             shutil.rmtree(self._folder / str(number))
         self._saved = time.monotonic()
 
-    def newest(self) -> tuple[Place, dict[int, np.ndarray]] | None:
+    def newest(self) -> tuple[Place, State] | None:
         """Returns the newest whole checkpoint, or None; damaged ones are passed over and logged."""
         for number in sorted(self._numbers(), reverse=True):
             folder = self._folder / str(number)
@@ -99,7 +113,9 @@ class Checkpoints:
                 )
                 continue
             with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
-                found = {int(name): arrays[name] for name in arrays.files}
+                found = {VARIABLES: [], BEST: []}
+                for name in arrays.files:  # in the order in which they were saved
+                    found[name.split()[0]].append(arrays[name])
             place = json.loads(text)
             history, phases = tuple(place.pop("history")), tuple(place.pop("phases"))
             return Place(**place, history=history, phases=phases), found
@@ -115,7 +131,7 @@ class Checkpoints:
         return [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
 
 
-def restore(model: keras.Model, place: Place, state: dict[int, np.ndarray]) -> None:
+def restore(model: keras.Model, place: Place, state: State) -> None:
     """Assigns a checkpoint's state to a model that is compiled and built for its place's phase.
 
     Raises:
@@ -123,10 +139,10 @@ def restore(model: keras.Model, place: Place, state: dict[int, np.ndarray]) -> N
     """
     targets = variables(model, place.step)
     shapes = [tuple(variable.shape) for variable in targets]
-    if shapes != [state[i].shape for i in range(len(state))]:
+    if shapes != [value.shape for value in state[VARIABLES]]:
         raise UserError(
             "The checkpoint was made by another model: its variables have other shapes. "
             "Give another work directory."
         )
-    for i, variable in enumerate(targets):
-        variable.assign(state[i])
+    for variable, value in zip(targets, state[VARIABLES], strict=True):
+        variable.assign(value)

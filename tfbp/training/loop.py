@@ -37,7 +37,9 @@ def train(
     callbacks: keras.callbacks.CallbackList,
     validate: Callable[[], dict[str, float]] | None = None,
     after_call: Callable[[int], None] = lambda step: None,
-) -> None:
+    watch: int = 0,
+    class_weights: np.ndarray | None = None,
+) -> int:
     """Trains a model that is compiled with `tfbp.training.optimizer.Update`, and built.
 
     Args:
@@ -45,16 +47,31 @@ def train(
         callbacks: told of epochs and of calls of several steps, as Keras's fit does.
         validate: returns the validation metrics, once after each epoch.
         after_call: told the number of steps done, at each point where the run can go on from.
+        watch: each `watch`-th update, the phase's first among them, has a call of its own, so that
+            callbacks stand right before and after it; 0: none. An update is one step, or as many
+            as the optimizer accumulates.
+        class_weights: float32 [classes], by which the loss of an example counts; None: all alike.
+
+    Returns:
+        The steps of the phase that are done: all of them unless a callback stopped it.
 
     Raises:
         Diverged: the loss is NaN or infinite.
     """
+    accumulate = model.optimizer.accumulate
     in_epoch = batches.steps_per_epoch(examples.size, batch_size)
+    updates = batches.updates_per_epoch(examples.size, batch_size, accumulate)
     total, done, limit = epochs * in_epoch, start, 1
     steps = _compile(model, strategy)
     iterator = iter(
         batches.training(
-            examples, strategy, batch_size=batch_size, steps=range(start, total), seed=seed
+            examples,
+            strategy,
+            batch_size=batch_size,
+            steps=range(start, total),
+            seed=seed,
+            accumulate=accumulate,
+            class_weights=class_weights,
         )
     )
     model.stop_training = False
@@ -65,12 +82,14 @@ def train(
             callbacks.on_epoch_begin(epoch)
         if step == 0:
             model.reset_metrics()
-        count = min(limit, in_epoch - step)
+        update = epoch * updates + step // accumulate
+        together = min(limit, _until_watched(update, watch)) if watch else limit
+        count = min(together * accumulate, in_epoch - step)
         callbacks.on_train_batch_begin(step)
         began = time.perf_counter()
         steps(iterator, tf.constant(count))
         logs = results(model)
-        limit = _adapt(limit, time.perf_counter() - began)
+        limit = min(_adapt(limit, time.perf_counter() - began), updates)
         done += count
         if not math.isfinite(logs["loss"]):
             raise Diverged(
@@ -84,6 +103,12 @@ def train(
             callbacks.on_epoch_end(epoch, logs)
         after_call(done)
     callbacks.on_train_end()
+    return done
+
+
+def _until_watched(update: int, watch: int) -> int:
+    """Returns how many updates from this one on may share a call."""
+    return watch - update % watch if update % watch else 1
 
 
 def results(model: keras.Model) -> dict[str, float]:
@@ -112,6 +137,7 @@ def build(model: keras.Model, examples: Examples, strategy: tf.distribute.Strate
 
 
 def _compile(model, strategy):
+    accumulate = model.optimizer.accumulate
     counts = model.metrics_variables if strategy.num_replicas_in_sync > 1 else []
 
     def one(x, y, weight, share):
@@ -130,7 +156,14 @@ def _compile(model, strategy):
         for _ in tf.range(count):
             strategy.run(one, args=next(iterator))
 
-    return steps
+    @tf.function(reduce_retracing=True)
+    def updates(iterator, count):
+        for done in tf.range(0, count, accumulate):
+            for _ in tf.range(tf.minimum(accumulate, count - done)):
+                strategy.run(one, args=next(iterator))
+            model.optimizer.update(strategy)
+
+    return updates if model.optimizer.deferred else steps
 
 
 class Measure:

@@ -1,46 +1,146 @@
-"""The one seam of the update: reduce over replicas → clip → Keras's own update rule."""
+"""The one seam of the update: weigh → accumulate → reduce over replicas → check → clip → Keras's
+own rule, at a rate for each layer → average.
+"""
 
 import contextlib
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfbp.training.phase import OPTIMIZERS, Phase
+from tfbp.errors import mistake
+from tfbp.modeling.freezing import Frozen
+from tfbp.training import schedules
+from tfbp.training.phase import CLIPPING, OPTIMIZERS, Phase
+
+# Of the loss in float16: the first scale, and after how many finite updates it is doubled. Those of
+# keras.optimizers.LossScaleOptimizer; the method is that of Micikevicius et al. 2018, sec. 3.2.
+LOSS_SCALE = 2.0**15
+UPDATES_TO_DOUBLE = 2000
 
 
-def build(phase: Phase, steps: int) -> "Update":
+def rates(phase: Phase, frozen: Frozen) -> dict[str, float]:
+    """Returns the (peak) rate of each layer that learns, by its path, in the graph's order.
+
+    Raises:
+        tfbp.UserError: the phase's `learning_rate` has none for a layer, or for no layer.
+    """
+    paths = [path for path, variables in frozen.learning.items() if variables]
+    if not isinstance(phase.learning_rate, Mapping):
+        found = dict.fromkeys(paths, float(phase.learning_rate))
+    else:
+        found, used = {}, set()
+        for path in paths:
+            pattern = next((p for p in phase.learning_rate if re.fullmatch(p, path)), None)
+            if pattern is None:
+                rule = f"must have a rate for each layer that learns; none matches {path!r}"
+                raise mistake("learning_rate", rule, list(phase.learning_rate))
+            used.add(pattern)
+            found[path] = float(phase.learning_rate[pattern])
+        for pattern in phase.learning_rate:
+            if pattern not in used:
+                rule = "must not name layers that do not learn, or that have another rate already"
+                raise mistake("learning_rate", rule, pattern, paths)
+    decay = 1.0 if phase.layer_decay is None else phase.layer_decay
+    return {path: found[path] * decay ** (len(paths) - 1 - i) for i, path in enumerate(paths)}
+
+
+def build(phase: Phase, updates: int, frozen: Frozen | None = None) -> "Update":
     """Returns the optimizer of a phase.
 
     Args:
         phase: its settings.
-        steps: updates in the whole phase, the length of its schedule.
+        updates: in the whole phase, the length of its schedule.
+        frozen: how the phase divides the model: needed where layers have rates of their own or
+            compute in float16, for which the loss is scaled.
+
+    Raises:
+        tfbp.UserError: rates and layers do not fit together.
     """
-    rate = float(phase.learning_rate)
-    if phase.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, decay_steps=steps)
-    rule = OPTIMIZERS[phase.optimizer](rate, weight_decay=phase.weight_decay)
-    rule.weight_decay = phase.weight_decay or None  # which AdamW does not take itself
-    return Update(rule, clip_norm=phase.clip_norm)
+    factors, half = {}, False
+    peak = _peak(phase)
+    if frozen:
+        by_path = rates(phase, frozen)
+        peak = max(by_path.values())
+        for path, rate in by_path.items():
+            factors |= {id(variable): rate / peak for variable in frozen.learning[path]}
+        layers = [*frozen.trainable.values(), *frozen.frozen.values()]
+        half = any(layer.compute_dtype == "float16" for layer in layers)
+    kind = OPTIMIZERS[phase.optimizer]
+    rule = type(kind.__name__, (_Rates, kind), {})(schedules.of(phase, peak, updates))
+    return Update(rule, phase, factors, scale_loss=half)
+
+
+def plain(phase: Phase) -> keras.optimizers.Optimizer:
+    """Returns a new optimizer of Keras alone, of the phase's kind, at its (highest) rate."""
+    return OPTIMIZERS[phase.optimizer](_peak(phase), weight_decay=phase.weight_decay)
+
+
+def _peak(phase: Phase) -> float:
+    several = isinstance(phase.learning_rate, Mapping)
+    return float(max(phase.learning_rate.values()) if several else phase.learning_rate)
+
+
+class _Rates:
+    """Before a Keras optimizer: a rate for each variable, by which its weight decay goes too.
+
+    Attributes:
+        factors: of the optimizer's rate, one for each variable that it was built with.
+        decay: of the weights, per update, times their rate.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        factor = self.factors[self._get_variable_index(variable)]
+        rate = tf.cast(learning_rate, variable.dtype) * factor
+        if self.decay:
+            variable.assign_sub(variable * self.decay * rate)
+        super().update_step(gradient, variable, rate)
 
 
 class Update(keras.optimizers.Optimizer):
-    """Weighs, sums and clips gradients over the global batch, then hands them to Keras's rule.
+    """Makes one gradient of all examples of an update, and hands it to Keras's rule.
 
     Keras means over each replica's examples, then over replicas, and clips on each replica alone.
     That is the gradient of the global batch only while all replicas hold equally many examples.
-    Here a replica's gradient counts by its share of the global batch, and the sum is clipped.
+    Here a replica's gradient counts by its share of the examples, and the sum is clipped.
 
     Args:
-        rule: the Keras optimizer whose update is applied.
-        clip_norm: largest norm of the gradient of all variables together; None: no clipping.
+        rule: the Keras optimizer whose update is applied, with `_Rates` before it.
+        phase: says how to clip, accumulate, decay and average.
+        factors: of the rule's rate, by the id of the Keras variable; 1 where there is none.
+        scale_loss: whether the loss is scaled, as gradients in float16 need; an update in which
+            one is not finite is left out.
+
+    Attributes:
+        accumulate: batches of one update.
+        deferred: whether `apply` only adds gradients up, so that `update` must follow.
     """
 
-    def __init__(self, rule: keras.optimizers.Optimizer, clip_norm: float | None = None):
+    def __init__(
+        self,
+        rule: keras.optimizers.Optimizer,
+        phase: Phase,
+        factors: Mapping[int, float],
+        *,
+        scale_loss: bool = False,
+    ):
         super().__init__(learning_rate=0.0, name="update")
+        rule.weight_decay = None  # Keras's own knows one rate alone; `_Rates` decays instead
+        rule.decay = phase.weight_decay
         self.rule = rule
-        self.clip_norm = clip_norm
+        self.accumulate = phase.accumulate
+        self.deferred = phase.accumulate > 1 or scale_loss
+        self._phase, self._factors = phase, factors
+        self._averages, self._sums, self._scaling = [], [], []
+        self._summed = set()  # indices of the variables that get gradients
+        if scale_loss:
+            initial = keras.initializers.Constant(LOSS_SCALE)
+            self._scale = self.add_variable((), initial, "float32", name="scale")
+            self._finite = self.add_variable((), dtype="int32", name="finite_updates")
+            self._scaling = [self._scale, self._finite]
         # tf.distribute traces each replica in a thread of its own, and switches between them.
         self._local = threading.local()
 
@@ -49,52 +149,142 @@ class Update(keras.optimizers.Optimizer):
         """Makes `apply` weigh the gradients that it gets by `share` while the block is traced.
 
         Args:
-            share: float32 scalar: this replica's examples × replicas / examples of the global
-                batch, 1 when the batch divides evenly.
+            share: float32 scalar: this replica's examples × replicas / examples of the update, 1
+                when an update is one batch that divides evenly.
         """
-        self._local.share = share
+        self._local.share, self._local.scale = share, 1.0
         try:
             yield
         finally:
-            del self._local.share
+            del self._local.share, self._local.scale
 
     def build(self, variables):
         self.rule.build(variables)
+        self.rule.factors = tuple(self._factors.get(id(each), 1.0) for each in variables)
         super().build(variables)
+        if self._phase.ema is not None:
+            self._averages = [self.add_variable_from_reference(v, "average") for v in variables]
+        if self.deferred:
+            self._sums = [
+                tf.Variable(
+                    tf.zeros(variable.shape, variable.dtype),
+                    trainable=False,
+                    # Each replica adds up its own: they are reduced once for an update.
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.SUM,
+                )
+                for variable in variables
+            ]
 
     def apply(self, grads, trainable_variables=None):
-        """Applies one update. `grads` are of this replica's mean loss over the replica count."""
-        variables = list(trainable_variables or self._trainable_variables)
+        """Applies one update, or adds gradients up for it.
+
+        Args:
+            grads: of this replica's mean loss over the replica count; None: not connected.
+        """
         if not self.built:
-            self.build(variables)
+            self.build(list(trainable_variables))
+        variables = trainable_variables or self._trainable_variables
+        pairs = zip(grads, variables, strict=True)
+        pairs = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
+        if self.deferred:
+            for gradient, variable in pairs:
+                index = self._get_variable_index(variable)
+                self._sums[index].assign_add(self._weigh(gradient))
+                self._summed.add(index)
+        elif tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            self._apply([(self._weigh(gradient), variable) for gradient, variable in pairs])
+        else:
+            self._apply(pairs)
+
+    def update(self, strategy: tf.distribute.Strategy) -> None:
+        """Applies the gradients that `apply` has added up, between two runs of the strategy."""
+        if not self._scaling:
+            strategy.run(self._apply_sums)
+        else:
+            wrong = strategy.reduce("SUM", strategy.run(self._not_finite), axis=None)
+            tf.cond(wrong > 0, self._leave_out, lambda: self._go_on(strategy))
+        strategy.run(self._clear)
+
+    def _weigh(self, gradient):
+        factor = self._local.share / self._local.scale
+        return tf.convert_to_tensor(gradient) * tf.cast(factor, gradient.dtype)
+
+    def _apply(self, pairs):
+        if not pairs:
+            return
+        grads, variables = map(list, zip(*pairs, strict=True))
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if replicas > 1:
-            grads = self._global(grads, replicas)
-        if self.clip_norm is not None:
-            known = [gradient for gradient in grads if gradient is not None]
-            clipped = iter(tf.clip_by_global_norm(known, self.clip_norm)[0])
-            grads = [None if gradient is None else next(clipped) for gradient in grads]
+            context = tf.distribute.get_replica_context()
+            grads = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        grads = _clip(grads, self._phase)
         if replicas > 1:
             # Keras sums over the replicas once more: each hands on its part of the sum.
-            grads = [None if gradient is None else gradient / replicas for gradient in grads]
+            grads = [gradient / replicas for gradient in grads]
         self.rule.apply(grads, variables)
+        if self._averages:
+            tf.distribute.get_replica_context().merge_call(self._average)
 
-    def _global(self, grads, replicas):
-        weighed = [
-            tf.convert_to_tensor(gradient) * tf.cast(self._local.share, gradient.dtype)
-            for gradient in grads
-            if gradient is not None
-        ]
-        context = tf.distribute.get_replica_context()
-        summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, weighed))
-        return [None if gradient is None else next(summed) for gradient in grads]
+    def _average(self, strategy):
+        """Moves the averages, once for all replicas."""
+        momentum = tf.where(self.rule.iterations > 1, self._phase.ema, 0.0)
+
+        def move(average, variable, momentum):
+            momentum = tf.cast(momentum, variable.dtype)
+            average.assign(momentum * average + (1 - momentum) * variable)
+
+        for average, variable in zip(self._averages, self._trainable_variables, strict=True):
+            arguments = variable.value, momentum
+            strategy.extended.update(average.value, move, arguments, group=False)
+
+    def _apply_sums(self):
+        self._apply(
+            [(self._sums[i].read_value(), self._trainable_variables[i]) for i in self._summed]
+        )
+
+    def _clear(self):
+        for total in self._sums:
+            total.assign(tf.zeros_like(total))
+
+    def _not_finite(self):
+        return tf.add_n([tf.math.count_nonzero(~tf.math.is_finite(total)) for total in self._sums])
+
+    def _leave_out(self):
+        self._scale.assign(self._scale / 2)
+        self._finite.assign(0)
+
+    def _go_on(self, strategy):
+        strategy.run(self._apply_sums)
+        double = self._finite + 1 == UPDATES_TO_DOUBLE
+        self._scale.assign(tf.where(double, self._scale * 2, self._scale))
+        self._finite.assign(tf.where(double, 0, self._finite + 1))
 
     def scale_loss(self, loss):
-        return self.rule.scale_loss(loss)
+        if not self._scaling:
+            return loss
+        self._local.scale = self._scale
+        return tf.cast(loss, tf.float32) * self._scale
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it, the model's weights are the averages of a phase with `ema`, if it has any."""
+        variables = self._trainable_variables if self._averages else []
+        kept = [variable.numpy() for variable in variables]
+        self.settle()
+        try:
+            yield
+        finally:
+            _assign(variables, kept)
+
+    def settle(self) -> None:
+        """Leaves the averages of a phase with `ema` in the model, if there have been updates."""
+        if self._averages and self.iterations.numpy():
+            _assign(self._trainable_variables, [average.numpy() for average in self._averages])
 
     @property
     def variables(self):
-        return self.rule.variables
+        return [*self.rule.variables, *self._averages, *self._scaling]
 
     @property
     def iterations(self):
@@ -108,13 +298,19 @@ class Update(keras.optimizers.Optimizer):
     def learning_rate(self, value):
         self.rule.learning_rate = value
 
-    def get_config(self):
-        return {
-            "rule": keras.saving.serialize_keras_object(self.rule),
-            "clip_norm": self.clip_norm,
-        }
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        rule = keras.saving.deserialize_keras_object(config["rule"], custom_objects)
-        return cls(rule, clip_norm=config["clip_norm"])
+def _clip(grads: list[tf.Tensor], phase: Phase) -> list[tf.Tensor]:
+    if not any(getattr(phase, name) for name in CLIPPING):
+        return grads
+    # An embedding's gradient may name a row twice: only the sum of both is the row's gradient.
+    grads = [tf.convert_to_tensor(gradient) for gradient in grads]
+    if phase.clip_value:
+        return [tf.clip_by_value(each, -phase.clip_value, phase.clip_value) for each in grads]
+    if phase.clip_variable_norm:
+        return [tf.clip_by_norm(each, phase.clip_variable_norm) for each in grads]
+    return tf.clip_by_global_norm(grads, phase.clip_norm)[0]
+
+
+def _assign(variables: Iterable[keras.Variable], values: Iterable[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -1,6 +1,9 @@
 """A phase: what trains, for how long and at what rate. Settings only, never optimizer instances."""
 
 import dataclasses
+import numbers
+import re
+from collections.abc import Mapping
 
 import keras
 
@@ -13,29 +16,59 @@ OPTIMIZERS = {
     "rmsprop": keras.optimizers.RMSprop,
     "sgd": keras.optimizers.SGD,
 }
-SCHEDULES = ("constant", "cosine")
-BATCH_NORM = ("frozen", "train")
+SCHEDULES = ("constant", "cosine", "one_cycle")
+BATCH_NORM = ("frozen", "affine", "train")
+CLIPPING = ("clip_value", "clip_variable_norm", "clip_norm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """One stretch of training with one set of trainable layers and a new optimizer.
 
+    An update is one change of the weights: one for each batch, or for each `accumulate` batches.
+
     Attributes:
         name: its name in logs and results.
         trainable: regular expression; layers whose whole path matches learn, all others are frozen.
             A path is the names of the nesting models and the layer joined by `/`.
         epochs: passes over the training examples, at least 1.
-        learning_rate: the (peak) rate, positive.
-        schedule: "constant", or "cosine": from the rate to zero over the phase along half a cosine
-            (Loshchilov & Hutter 2017, "SGDR", eq. 5, one cycle).
+        learning_rate: the (peak) rate, positive; or a mapping from regular expressions over layer
+            paths to rates: a layer has the rate of the first one that matches its whole path. Each
+            layer that learns needs one, and each expression needs such a layer.
+        layer_decay: lower rates for lower layers (Howard & Ruder 2018, "ULMFiT", sec. 3.1, there
+            1/2.6). The rate of a layer is multiplied by `layer_decay` ** d, with 0 < `layer_decay`
+            <= 1, where d is the number of layers behind it that learn: 0 for the last one. They are
+            counted one by one in the graph's order, whether they own a kernel or only a scale.
+            None: no decay.
+        schedule: "constant"; "cosine": from the rate to zero along half a cosine (Loshchilov &
+            Hutter 2017, "SGDR", eq. 5, one cycle); or "one_cycle" (Smith & Topin 2018,
+            "Super-convergence", sec. 3): in straight lines from a tenth of the rate to the rate in
+            the first 45 % of the phase's updates, back in the next 45 %, and to a thousandth of the
+            rate at the end.
+        warm_up: fraction of the phase's updates, rounded down, in which a constant or cosine rate
+            first rises from zero in a straight line (Goyal et al. 2017, sec. 2.2); below 1. The
+            cosine takes the rest.
         optimizer: "adam", "adamw", "sgd", "rmsprop" or "adagrad", with Keras's own defaults.
-        weight_decay: decoupled weight decay per step, times the rate (Loshchilov & Hutter 2019);
-            0: none.
-        clip_norm: largest norm of the gradient of all trainable variables together, over the whole
-            global batch (Pascanu et al. 2013, alg. 1); None: no clipping.
-        batch_norm: "frozen" keeps matching BatchNormalization layers in inference mode; "train"
-            lets them learn and move their statistics.
+        weight_decay: decoupled weight decay per update, times the layer's rate (Loshchilov & Hutter
+            2019); 0: none.
+        clip_value: largest magnitude of an entry of the gradient; None: no clipping.
+        clip_variable_norm: largest norm of each variable's gradient by itself; None: no clipping.
+        clip_norm: largest norm of the gradient of all trainable variables together (Pascanu et al.
+            2013, alg. 1); None: no clipping. At most one of the three; each clips the gradient of
+            all examples of an update.
+        accumulate: batches whose gradients make one update, at least 1; an epoch's last update has
+            the batches that are left. But for layers that look at a batch as a whole, such as a
+            BatchNormalization that trains, the updates are those of batches so many times as large.
+        ema: momentum of an exponential moving average of what learns, between 0 and 1: after each
+            update average ← ema · average + (1 - ema) · weight, and after the first the weight
+            itself. Averaged weights are validated, and left in the model at the end. None: none.
+        early_stopping: epochs in a row without a new lowest validation loss that end the phase
+            (Goodfellow, Bengio & Courville 2016, alg. 7.1), at least 1. The weights of the best
+            epoch are left in the model, also where no epoch was too many. None: all epochs run, and
+            the last weights stay.
+        batch_norm: "frozen" keeps matching BatchNormalization layers in inference mode, gamma and
+            beta fixed; "affine" keeps them in inference mode and lets gamma and beta learn; "train"
+            lets them use batch statistics, move their averages and learn.
 
     Raises:
         tfbp.UserError: a value outside of what is said above.
@@ -45,22 +78,38 @@ class Phase:
     trainable: str
     _: dataclasses.KW_ONLY
     epochs: int
-    learning_rate: float
+    learning_rate: float | Mapping[str, float]
+    layer_decay: float | None = None
     schedule: str = "constant"
+    warm_up: float = 0.0
     optimizer: str = "adam"
     weight_decay: float = 0.0
+    clip_value: float | None = None
+    clip_variable_norm: float | None = None
     clip_norm: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
+    early_stopping: int | None = None
     batch_norm: str = "frozen"
 
     def __post_init__(self):
-        if not self.epochs >= 1:
-            raise mistake("epochs", "must be at least 1", self.epochs)
-        if not 0 < self.learning_rate < float("inf"):
-            raise mistake("learning_rate", "must be a positive number", self.learning_rate)
+        _check_whole("epochs", self.epochs)
+        _check_whole("accumulate", self.accumulate)
+        if self.early_stopping is not None:
+            _check_whole("early_stopping", self.early_stopping, ", or None")
+        _check_rates(self.learning_rate)
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            rule = "must be above 0 and at most 1, or None"
+            raise mistake("layer_decay", rule, self.layer_decay)
+        if not 0 <= self.warm_up < 1:
+            raise mistake("warm_up", "must be at least 0 and below 1", self.warm_up)
         if not 0 <= self.weight_decay < float("inf"):
             raise mistake("weight_decay", "must be zero or positive", self.weight_decay)
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise mistake("clip_norm", "must be positive, or None", self.clip_norm)
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise mistake("ema", "must be between 0 and 1, or None", self.ema)
+        for name in CLIPPING:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise mistake(name, "must be positive, or None", getattr(self, name))
         for name, known in (
             ("schedule", SCHEDULES),
             ("optimizer", OPTIMIZERS),
@@ -68,3 +117,27 @@ class Phase:
         ):
             if getattr(self, name) not in known:
                 raise mistake(name, "must be one of the known names", getattr(self, name), known)
+        if self.warm_up and self.schedule == "one_cycle":
+            rule = "must be 0 with the schedule 'one_cycle', which rises by itself"
+            raise mistake("warm_up", rule, self.warm_up)
+        given = [name for name in CLIPPING if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise mistake(given[0], f"must be None beside `{given[1]}`", getattr(self, given[0]))
+
+
+def _check_whole(name: str, value: object, rest: str = "") -> None:
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise mistake(name, f"must be a whole number of at least 1{rest}", value)
+
+
+def _check_rates(rates: object) -> None:
+    for pattern, rate in rates.items() if isinstance(rates, Mapping) else [("", rates)]:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            rule = f"must have regular expressions for keys ({error})"
+            raise mistake("learning_rate", rule, pattern) from error
+        if not 0 < rate < float("inf"):
+            raise mistake("learning_rate", "must be a positive number", rate)
+    if not rates:
+        raise mistake("learning_rate", "must be one rate or more", rates)

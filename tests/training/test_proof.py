@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from tfbp import fingerprint
-from tfbp.modeling import freezing
-from tfbp.training.audit import PhasePlan, Proof, ProofFailed
-from tfbp.training.phase import Phase
+from tfbp.modeling import adapters, freezing
+from tfbp.training.proof import Proof, ProofFailed
 
 
 def network():
@@ -42,6 +41,7 @@ def move(model, *names):
         ("first|last", "frozen", ["first/kernel", "last/kernel"]),
         ("norm", "train", ["norm/beta"]),
         ("norm|last", "train", ["norm/gamma", "norm/moving_mean", "last/kernel"]),
+        ("norm", "affine", ["norm/gamma"]),
         # A layer that has nothing to learn need not change.
         (".*", "frozen", ["first/kernel", "last/kernel"]),
     ],
@@ -57,13 +57,30 @@ def test_what_learns_may_change_and_the_rest_has_not(trainable, batch_norm, move
 @pytest.mark.parametrize(
     ("trainable", "batch_norm", "moved", "message"),
     [
-        ("last", "frozen", ["last/bias", "first/bias"], "changed while training: first."),
-        ("last", "frozen", ["last/bias", "scale/adapt_mean"], "changed while training: scale."),
-        ("last", "frozen", ["norm/moving_variance"], "changed while training: norm."),
-        ("norm|last", "frozen", ["last/bias", "norm/gamma"], "changed while training: norm."),
-        ("first|last", "frozen", ["last/bias"], "should learn did not change: first."),
-        ("first|last", "frozen", [], "should learn did not change: first, last."),
-        ("norm", "train", ["norm/moving_mean"], "should learn did not change: norm."),
+        ("last", "frozen", ["last/bias", "first/bias"], "changed while training: first/bias."),
+        (
+            "last",
+            "frozen",
+            ["last/bias", "scale/adapt_mean"],
+            "while training: scale/mean.",
+        ),
+        ("last", "frozen", ["norm/moving_variance"], "while training: norm/moving_variance."),
+        ("norm|last", "frozen", ["last/bias", "norm/gamma"], "while training: norm/gamma."),
+        ("first|last", "frozen", ["last/bias"], "did not change: first/kernel, first/bias."),
+        (
+            "first|last",
+            "frozen",
+            [],
+            "change: first/kernel, first/bias, last/kernel, last/bias.",
+        ),
+        ("norm|last", "affine", ["last/bias"], "did not change: norm/gamma, norm/beta."),
+        (
+            "norm",
+            "affine",
+            ["norm/beta", "norm/moving_mean"],
+            "Frozen variables changed while training: norm/moving_mean.",
+        ),
+        ("norm", "train", ["norm/moving_mean"], "did not change: norm/gamma, norm/beta."),
     ],
 )
 def test_every_deviation_is_named(trainable, batch_norm, moved, message):
@@ -75,6 +92,50 @@ def test_every_deviation_is_named(trainable, batch_norm, moved, message):
     assert message in str(caught.value)
 
 
+def test_of_a_layer_with_adapters_the_kernel_must_stay():
+    model = network()
+    adapters.add_lora(model, "first", rank=1)
+    proof = Proof(freezing.freeze(model, "first|last"))
+    move(model, "first/lora_kernel_b", "last/kernel")
+    proved = proof.check()
+    assert proved["trained_variables"] == 2 + 2  # two adapters; kernel and bias of `last`
+    # Scale, kernel and bias of `first`, all of `norm`.
+    assert proved["frozen_variables"] == 3 + 2 + 4
+    move(model, "first/_kernel")
+    with pytest.raises(ProofFailed, match="changed while training: first/kernel\\."):
+        proof.check()
+
+
+def test_variables_inside_a_wrapper_are_told_apart():
+    layer = keras.layers.Bidirectional(keras.layers.LSTM(2), name="both")
+    model = keras.Sequential([keras.Input((3, 1)), layer, keras.layers.Dense(1, name="last")])
+    proof = Proof(freezing.freeze(model, "last"))
+    move(model, "last/bias")
+    bias = layer.backward_layer.cell.bias
+    bias.assign(bias + 1)
+    with pytest.raises(ProofFailed, match=r"training: both/backward_lstm[^,]*/lstm_cell/bias\."):
+        proof.check()
+
+
+def test_what_is_known_of_the_phase_before_is_not_hashed_again(monkeypatch):
+    model = network()
+    hashed = []
+
+    def count(array):
+        hashed.append(array)
+        return of_array(array)
+
+    of_array = fingerprint.of_array
+    monkeypatch.setattr(fingerprint, "of_array", count)
+    before = None
+    for _ in range(3):
+        proof = Proof(freezing.freeze(model, "last"), before)
+        move(model, "last/bias")
+        proof.check()
+        before = proof.after
+    assert len(hashed) == (1 + 3) * len(model.weights)
+
+
 def test_a_proof_goes_on_from_the_fingerprints_that_a_stopped_run_kept():
     model = network()
     frozen = freezing.freeze(model, "last")
@@ -82,10 +143,10 @@ def test_a_proof_goes_on_from_the_fingerprints_that_a_stopped_run_kept():
     move(model, "last/kernel")
     # The run goes on at the last step, where nothing moves any more.
     assert Proof(frozen, before).check() == Proof(frozen, before).check()
-    with pytest.raises(ProofFailed, match="did not change: last"):
+    with pytest.raises(ProofFailed, match="did not change: last/kernel, last/bias"):
         Proof(frozen).check()
     move(model, "first/kernel")
-    with pytest.raises(ProofFailed, match="changed while training: first"):
+    with pytest.raises(ProofFailed, match="changed while training: first/kernel"):
         Proof(frozen, before).check()
 
 
@@ -103,11 +164,3 @@ def test_the_proof_is_a_fingerprint_of_what_was_frozen_and_of_what_was_trained()
     assert one["trained"] == other["trained"]
     assert one["frozen"] != other["frozen"]
     assert len(one["frozen"]) == len(fingerprint.of_bytes())
-
-
-def test_a_plan_counts_parameters_and_steps():
-    phase = Phase("head", "last", epochs=3, learning_rate=1)
-    plan = PhasePlan.of(phase, freezing.freeze(network(), "last"), steps_per_epoch=5)
-    assert plan.trainable == {"last": 4 * 2 + 2}
-    assert plan.frozen == {"scale": 3 + 3 + 1, "first": 3 * 4 + 4, "norm": 4 * 4}
-    assert plan.steps == 15

@@ -1,0 +1,177 @@
+"""The official gRPC stubs as the client."""
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+from tfbp.serving import tensors
+from tfbp.serving.status import StatusError
+
+SECONDS = 20
+
+
+def request(name="half_plus_two", signature="", **inputs):
+    message = predict_pb2.PredictRequest()
+    message.model_spec.name = name
+    message.model_spec.signature_name = signature
+    for key, value in inputs.items():
+        message.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    return message
+
+
+def refused(call, message):
+    """Returns the code and the text that a call is refused with."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(message, SECONDS)
+    return caught.value.code(), caught.value.details()
+
+
+def test_predict_answers_typed_fields_and_the_version(client):
+    response = client.prediction.Predict(request(x=[1.0, 2.0, 5.0]), SECONDS)
+    assert list(response.outputs["y"].float_val) == [2.5, 3.0, 4.5]
+    assert tf.make_ndarray(response.outputs["y"]).shape == (3,)
+    spec = response.model_spec
+    assert (spec.name, spec.signature_name, spec.version.value) == (
+        "half_plus_two",
+        "serving_default",
+        123,
+    )
+
+
+def test_a_version_and_outputs_can_be_chosen(client):
+    message = request("shapes", "echo", text=[b"\xff"])
+    message.model_spec.version.value = 1
+    message.output_filter.append("text_bytes")
+    response = client.prediction.Predict(message, SECONDS)
+    assert dict(response.outputs).keys() == {"text_bytes"}
+    assert list(response.outputs["text_bytes"].string_val) == [b"\xff"]
+
+
+def test_metadata_holds_the_signatures(client):
+    message = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    message.model_spec.name = "half_plus_two"
+    response = client.prediction.GetModelMetadata(message, SECONDS)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signatures)
+    inputs = signatures.signature_def["serving_default"].inputs
+    assert inputs["x"].dtype == tf.float32.as_datatype_enum
+    assert response.model_spec.version.value == 123
+
+
+def test_status_tells_the_state_of_each_version(client):
+    message = get_model_status_pb2.GetModelStatusRequest()
+    message.model_spec.name = "half_plus_two"
+    response = client.model.GetModelStatus(message, SECONDS)
+    (status,) = response.model_version_status
+    assert (status.version, status.status.error_code) == (123, 0)
+    assert status.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE
+
+
+def test_what_is_not_there_is_said_in_tensorflow_servings_words(client):
+    code = grpc.StatusCode
+    predict = client.prediction.Predict
+    assert refused(predict, request("half")) == (
+        code.NOT_FOUND,
+        "Servable not found for request: Latest(half)",
+    )
+    assert refused(predict, request(signature="other")) == (
+        code.FAILED_PRECONDITION,
+        'Serving signature key "other" not found.',
+    )
+    assert refused(predict, request(y=[1.0])) == (
+        code.INVALID_ARGUMENT,
+        "input size does not match signature: 1!=1 len({y}) != len({x}). "
+        "Sent extra: {y}. Missing but required: {x}.",
+    )
+    assert refused(predict, predict_pb2.PredictRequest()) == (
+        code.INVALID_ARGUMENT,
+        "Missing ModelSpec",
+    )
+    message = request(x=[1.0])
+    message.output_filter.append("z")
+    assert refused(predict, message) == (
+        code.INVALID_ARGUMENT,
+        "output tensor alias not found in signature: z Outputs expected to be in the set {y}.",
+    )
+    assert refused(predict, request(x=[1])) == (
+        code.INVALID_ARGUMENT,
+        "Input x is expected to be float32. Received: int32",
+    )
+    message = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["other"])
+    message.model_spec.name = "half_plus_two"
+    assert refused(client.prediction.GetModelMetadata, message) == (
+        code.INVALID_ARGUMENT,
+        "Metadata field other is not supported",
+    )
+
+
+def test_what_is_not_offered_is_unimplemented(client):
+    calls = [
+        (client.prediction.Classify, classification_pb2.ClassificationRequest()),
+        (client.prediction.Regress, regression_pb2.RegressionRequest()),
+        (client.prediction.MultiInference, inference_pb2.MultiInferenceRequest()),
+        (client.model.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
+    ]
+    for call, message in calls:
+        assert refused(call, message)[0] == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_small_message_cannot_announce_a_large_tensor(client):
+    message = request(x=[1.0])
+    message.inputs["x"].tensor_shape.dim[0].size = 2**40
+    code, text = refused(client.prediction.Predict, message)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "is over the limit" in text
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float32",
+        "float64",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "int64",
+        "uint32",
+        "uint64",
+        "bool",
+        "float16",
+        "complex64",
+    ],
+)
+def test_a_tensor_becomes_a_proto_and_back(dtype):
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    again = tensors.of_proto(tensors.to_proto(array))
+    np.testing.assert_array_equal(again, array)
+    assert again.dtype == array.dtype
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda proto: proto.tensor_shape.dim.add(size=-1),
+        lambda proto: setattr(proto.tensor_shape, "unknown_rank", True),
+        lambda proto: setattr(proto, "dtype", 99),
+        lambda proto: setattr(proto, "dtype", 0),
+        lambda proto: setattr(proto, "tensor_content", b"123"),
+        lambda proto: proto.float_val.extend([1.0] * 9),
+    ],
+)
+def test_a_proto_that_contradicts_itself_is_refused(change):
+    proto = tensors.to_proto(np.zeros([2], np.float32))
+    change(proto)
+    with pytest.raises(StatusError):
+        tensors.of_proto(proto)

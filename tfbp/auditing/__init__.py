@@ -1,0 +1,1 @@
+"""Before training: what would silently go wrong, as findings that can be accepted by id."""

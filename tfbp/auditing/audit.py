@@ -1,0 +1,114 @@
+"""Before training: what would silently go wrong, as findings that can be accepted by id.
+
+for finding in tfbp.audit(model, splits, task, phases, backbone=backbone):
+    print(finding.id, finding.message)
+"""
+
+from collections.abc import Sequence
+
+import keras
+from absl import logging
+
+from tfbp.auditing import (
+    connection,
+    examples,
+    gradients,
+    losses,
+    preprocessing,
+    statistics,
+    trial,
+    weights,
+)
+from tfbp.auditing.finding import IDS, AuditFailed, Finding
+from tfbp.data.examples import Splits
+from tfbp.errors import mistake
+from tfbp.modeling import freezing
+from tfbp.tasks.task import Task
+from tfbp.training.phase import Phase
+
+
+def audit(
+    model: keras.Model,
+    splits: Splits,
+    task: Task,
+    phases: Sequence[Phase],
+    *,
+    allow: Sequence[str] = (),
+    backbone: keras.Model | Sequence[keras.Model] = (),
+) -> list[Finding]:
+    """Returns what would silently go wrong in a training, errors first.
+
+    The model is left as it was found: weights, statistics, random seeds and what is trainable.
+
+    Args:
+        model: a built model, as `tfbp.fit` takes it.
+        allow: ids of findings that are accepted, and not returned.
+        backbone: the pretrained models that are meant to be part of `model`.
+
+    Raises:
+        tfbp.UserError: an unknown id, a phase that does not fit the model, or model, examples and
+            task cannot run together at all.
+    """
+    found = findings(model, splits, task, phases, allow=allow, backbone=backbone)
+    return [finding for finding in found if finding.id not in allow]
+
+
+def findings(
+    model: keras.Model,
+    splits: Splits,
+    task: Task,
+    phases: Sequence[Phase],
+    *,
+    allow: Sequence[str] = (),
+    backbone: keras.Model | Sequence[keras.Model] = (),
+) -> list[Finding]:
+    """Returns what `audit` returns, and what is accepted too."""
+    for name in allow:
+        if name not in IDS:
+            raise mistake("allow", "must be ids of findings", name, IDS)
+    backbones = [backbone] if isinstance(backbone, keras.Model) else list(backbone)
+    if strange := [each for each in backbones if not isinstance(each, keras.Model)]:
+        raise mistake("backbone", "must be a Keras model, or several", strange[0])
+    with trial.untouched(model):
+        found = [*losses.findings(model, splits, task)]
+        refused = bool(found) and "loss-mismatch" not in allow
+        if not refused:  # What cannot run at all is accepted by nobody.
+            task.check(model, splits.train)
+        found += connection.findings(model, splits, backbones)
+        found += preprocessing.findings(model, splits, backbones)
+    found += examples.findings(splits, task)
+    for number, phase in enumerate(phases):
+        with trial.untouched(model):
+            frozen = freezing.freeze(model, phase.trainable, phase.batch_norm)
+            if number == 0:
+                found += weights.findings(model, phase, backbones)
+            found += statistics.findings(model, phase, frozen)
+            if not refused:  # else there is no loss to follow
+                tried = trial.run(model, splits, task, frozen)
+                found += gradients.findings(phase, tried)
+                found += statistics.of_trial(phase, tried)
+    return sorted(found, key=lambda each: (each.warning, IDS.index(each.id)))
+
+
+def enforce(found: Sequence[Finding], allow: Sequence[str]) -> list[dict[str, str]]:
+    """Logs warnings and what is accepted, and returns the latter for `result.json`.
+
+    Raises:
+        AuditFailed: names the errors that are not accepted.
+    """
+    accepted = [finding for finding in found if finding.id in allow]
+    left = [finding for finding in found if finding.id not in allow]
+    for finding in accepted:
+        logging.warning("Accepted: %s: %s", finding.id, finding.message)
+    for finding in left:
+        if finding.warning:
+            logging.warning("%s: %s", finding.id, finding.message)
+    errors = [finding for finding in left if not finding.warning]
+    if errors:
+        lines = [f" - {finding.id}: {finding.message}" for finding in errors]
+        ids = ",".join(dict.fromkeys(finding.id for finding in errors))
+        raise AuditFailed(
+            "\n".join(["This training would go wrong, and was not begun:", *lines])
+            + f"\nWhat is as it should be can be accepted by its id: `allow`, or `--allow={ids}`."
+        )
+    return [{"id": finding.id, "message": finding.message} for finding in accepted]

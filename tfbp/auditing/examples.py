@@ -1,0 +1,132 @@
+"""What is wrong with the examples themselves: leaks between splits, copies, classes out of balance.
+
+Two examples are the same when their contents are, whatever their labels; where x is no image, the
+targets must be equal too: rows of a table may well repeat their features. Windows of a text repeat
+each other by nature, and count only where most of a split is found in another.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfbp import fingerprint
+from tfbp.auditing.finding import Finding, listed
+from tfbp.data.examples import Examples, Splits
+from tfbp.tasks.task import Task
+
+# Largest ratio between the sizes of two classes that passes without a word.
+_BALANCED = 10
+
+
+def findings(splits: Splits, task: Task) -> Iterator[Finding]:
+    """Yields `split-overlap`, `duplicates`, `class-missing` and `imbalance`."""
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    parts = {name: examples for name, examples in parts.items() if examples is not None}
+    keys = {name: _keys(examples) for name, examples in parts.items()}
+    for one, other in itertools.combinations(parts, 2):
+        yield from _overlap(parts, keys, one, other)
+    for name, examples in parts.items():
+        if examples.characters_per_token is None:
+            yield from _duplicates(name, examples, keys[name])
+    if splits.train.labels is not None:
+        names = getattr(task, "classes", None) or splits.classes or ()
+        yield from _classes(parts, names)
+        yield from _imbalance(splits.train, names, task)
+
+
+def _keys(examples: Examples) -> np.ndarray:
+    """Returns [size], dtype "S64": equal keys, equal examples."""
+    if examples.spec[0].shape.rank == 3:
+        return examples.hashes
+    targets = np.ascontiguousarray(examples.targets)
+    pairs = zip(examples.hashes.tolist(), targets, strict=True)
+    return np.array([fingerprint.of_bytes(x, y.tobytes()) for x, y in pairs], "S64")
+
+
+def _overlap(
+    parts: dict[str, Examples], keys: dict[str, np.ndarray], one: str, other: str
+) -> Iterator[Finding]:
+    shared = np.flatnonzero(np.isin(keys[other], keys[one]))
+    size, text = len(keys[other]), parts[other].characters_per_token is not None
+    if not len(shared) or (text and len(shared) < size / 2):
+        return
+    order = np.argsort(keys[one], kind="stable")
+    twins = order[np.searchsorted(keys[one], keys[other][shared], sorter=order)]
+    pairs = [
+        f"{parts[other].name(there)} (as {parts[one].name(here)})"
+        for there, here in zip(shared, twins, strict=True)
+    ]
+    yield Finding(
+        "split-overlap",
+        f"{len(shared)} of the {size} examples of `{other}` are in `{one}` too: {listed(pairs)}. "
+        "A model is not judged by what it was trained on or chosen by: take them out of one of the "
+        "two, or let `tfbp.Splits.from_arrays` or `tfbp.Splits.cut` cut by content.",
+        # A text may say all that is in it twice; the very same windows are the same text.
+        warning=text and not np.array_equal(keys[one], keys[other]),
+    )
+
+
+def _duplicates(name: str, examples: Examples, keys: np.ndarray) -> Iterator[Finding]:
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    originals = first[which]
+    copies = np.flatnonzero(originals != np.arange(len(keys)))
+    if not len(copies):
+        return
+    pairs = [f"{examples.name(copy)} (as {examples.name(originals[copy])})" for copy in copies]
+    message = f"{len(copies)} of the {len(keys)} examples of `{name}` are copies: {listed(pairs)}."
+    if examples.labels is not None:
+        labels = examples.labels
+        contrary = [
+            examples.name(copy) for copy in copies if labels[copy] != labels[originals[copy]]
+        ]
+        if contrary:
+            message += f" Their labels differ at {listed(contrary)}: only one can be right."
+    yield Finding("duplicates", f"{message} Leave them out, or they count twice.", warning=True)
+
+
+def _classes(parts: dict[str, Examples], names: tuple[str, ...]) -> Iterator[Finding]:
+    for part, examples in parts.items():
+        counts = _counts(examples, names)
+        missing = [repr(name) for name, count in zip(names, counts, strict=False) if not count]
+        if missing and part == "train":
+            yield Finding(
+                "class-missing",
+                f"`train` has no example of {listed(missing)}: it cannot be learnt. Add examples, "
+                "or leave the class out.",
+            )
+        elif missing:
+            yield Finding(
+                "class-missing",
+                f"`{part}` has no example of {listed(missing)}: its results say nothing about it.",
+                warning=True,
+            )
+
+
+def _imbalance(train: Examples, names: tuple[str, ...], task: Task) -> Iterator[Finding]:
+    counts = _counts(train, names)
+    present = np.flatnonzero(counts)
+    largest, smallest = present[counts[present].argmax()], present[counts[present].argmin()]
+    if counts[largest] <= _BALANCED * counts[smallest]:
+        return
+    if task.class_weights_for(train) is not None:
+        return
+    title = dict(enumerate(names)).get
+    weights = counts.sum() / (len(present) * counts[present])
+    shown = [
+        f"{title(label, label)}: {weight:.3g}"
+        for label, weight in zip(present, weights, strict=True)
+    ]
+    yield Finding(
+        "imbalance",
+        f"`train` has {counts[largest]} examples of {title(largest, largest)!r} and "
+        f"{counts[smallest]} of {title(smallest, smallest)!r}. These class weights would make up "
+        f"for it: {listed(shown, 10)}. `tfbp.Classification(…, class_weights='balanced')`, or "
+        "`--class_weights=balanced`, applies them.",
+        warning=True,
+    )
+
+
+def _counts(examples: Examples, names: tuple[str, ...]) -> np.ndarray:
+    # A label outside the classes is refused by the task.
+    return np.bincount(examples.labels[examples.labels >= 0], minlength=len(names))

@@ -1,0 +1,154 @@
+"""Whether the loss reads the model's answers, and the targets, as what they are."""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbp.auditing.finding import Finding
+from tfbp.data.examples import Examples, Splits
+from tfbp.tasks import probe
+from tfbp.tasks.task import Task
+
+_OF_LABELS = (keras.losses.SparseCategoricalCrossentropy,)
+_OF_ROWS = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)
+_BINARY = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
+
+
+def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding]:
+    """Yields `loss-mismatch`: by the task's loss, the targets, and answers to a few examples.
+
+    Raises:
+        tfbp.UserError: the model does not take the examples, or has not one finite output.
+    """
+    loss, examples = task.loss(), splits.train
+    answer = probe.outputs(model, examples)
+    if isinstance(loss, _OF_LABELS):
+        shape = _of_labels(examples, answer)
+    elif isinstance(loss, _OF_ROWS):
+        shape = _of_rows(examples, answer)
+    else:
+        shape = _of_values(examples, answer, loss)
+    if shape:  # Nothing more can be told from answers that are not what the loss compares.
+        messages = [shape]
+    elif isinstance(loss, (*_OF_LABELS, *_OF_ROWS)):
+        messages = [_width(answer, splits, task), _scale(model, answer, loss)]
+    else:
+        messages = [_binary_scale(model, answer, loss) if isinstance(loss, _BINARY) else ""]
+    for message in filter(None, messages):
+        yield Finding("loss-mismatch", message)
+
+
+def _of_labels(examples: Examples, answer: np.ndarray) -> str:
+    spec = examples.spec[1]
+    if spec.dtype.is_integer and spec.shape.rank == answer.ndim - 2:
+        return ""
+    mend = ""
+    if _one_hot(examples.targets):
+        mend = " They are one-hot rows: give `targets.argmax(axis=-1)`."
+    return (
+        "`examples` must carry one label, a whole number, for each row of logits. "
+        f"Received: {_shown(spec)} against answers of shape {list(answer.shape[1:])}.{mend}"
+    )
+
+
+def _of_rows(examples: Examples, answer: np.ndarray) -> str:
+    spec = examples.spec[1]
+    if tuple(spec.shape) == answer.shape[1:]:
+        return ""
+    mend = ""
+    if spec.dtype.is_integer and spec.shape.rank == answer.ndim - 2:
+        mend = " They are labels: the loss for them is keras.losses.SparseCategoricalCrossentropy."
+    return (
+        "`examples` must carry a one-hot row, or probabilities, for each row of answers. "
+        f"Received: {_shown(spec)} against answers of shape {list(answer.shape[1:])}.{mend}"
+    )
+
+
+def _of_values(examples: Examples, answer: np.ndarray, loss: keras.losses.Loss) -> str:
+    spec, got = examples.spec[1], answer.shape[1:]
+    own = not type(loss).__module__.startswith("keras.")
+    if tuple(spec.shape) == got:
+        return ""
+    if own and (spec.dtype.is_integer or spec.shape.rank == len(got)):
+        return ""  # what a loss of somebody's own compares is its affair: quantiles of one value
+    if isinstance(loss, _BINARY) and spec.dtype.is_integer and (*spec.shape, 1) == got:
+        return ""  # Keras lines 0 or 1 up with a single answer
+    if spec.dtype.is_integer:
+        return (
+            "`examples` must carry numbers to predict, as floats, in the shape of the answers. "
+            f"Received: {_shown(spec)} against answers of shape {list(got)}."
+        )
+    return (
+        f"`model` must answer {list(spec.shape)} for each example, like the targets: [n] against "
+        f"[n, 1] broadcasts to [n, n]. Received: an answer of shape {list(got)}."
+    )
+
+
+def _width(answer: np.ndarray, splits: Splits, task: Task) -> str:
+    names = getattr(task, "classes", None) or splits.classes
+    due = len(names) if names else splits.vocabulary and splits.vocabulary.size
+    if due is None or answer.shape[-1] == due:
+        return ""
+    return (
+        f"`model` must answer one logit for each of the {due} classes. "
+        f"Received: an answer of shape {list(answer.shape[1:])}."
+    )
+
+
+def _scale(model: keras.Model, answer: np.ndarray, loss: keras.losses.Loss) -> str:
+    # Wide enough for float16; logits whose every row does this by accident are not to be expected.
+    sums = answer.sum(axis=-1, dtype=np.float64)
+    distributions = (answer >= 0).all() and np.allclose(sums, 1, atol=1e-2)
+    if loss.from_logits and (distributions or _last_activation(model) in _SQUASHING):
+        return (
+            "`model` must answer logits, and its answers are probabilities. "
+            "Leave the softmax of its last layer out: the loss and the export apply it."
+        )
+    if loss.from_logits or distributions:
+        return ""
+    return _unlike_probabilities(answer, " and do not sum to 1")
+
+
+def _binary_scale(model: keras.Model, answer: np.ndarray, loss: keras.losses.Loss) -> str:
+    if loss.from_logits and _last_activation(model) in _SQUASHING:
+        return (
+            "`model` must answer logits, and its answers are probabilities. "
+            "Leave the sigmoid of its last layer out: the loss, which has `from_logits=True`, "
+            "applies it."
+        )
+    if loss.from_logits or ((answer >= 0) & (answer <= 1)).all():
+        return ""
+    return _unlike_probabilities(answer)
+
+
+def _unlike_probabilities(answer: np.ndarray, more: str = "") -> str:
+    return (
+        "`model` must answer probabilities, since the loss has `from_logits=False`; its answers "
+        f"range from {answer.min():.4g} to {answer.max():.4g}{more}. "
+        "Give the loss `from_logits=True`."
+    )
+
+
+_SQUASHING = ("softmax", "sigmoid")
+
+
+def _last_activation(model: keras.Model) -> str:
+    """Returns the function that a model's output comes from; "" where its graph does not tell."""
+    operation = model
+    while isinstance(operation, keras.Model):
+        outputs = getattr(operation, "outputs", None) or [None]
+        history = getattr(outputs[0], "_keras_history", None)
+        operation = history and history.operation
+    function = getattr(operation, "activation", None)
+    return getattr(function, "__name__", type(operation).__name__.lower())
+
+
+def _one_hot(targets: np.ndarray) -> bool:
+    binary = np.isin(targets, (0, 1)).all()
+    return bool(targets.ndim > 1 and binary and (targets.sum(axis=-1) == 1).all())
+
+
+def _shown(spec: tf.TensorSpec) -> str:
+    return f"targets of {spec.dtype.name} {list(spec.shape)}"

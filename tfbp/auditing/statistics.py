@@ -1,0 +1,48 @@
+"""Statistics of a frozen backbone that would move: what it was trained with would drift away."""
+
+from collections.abc import Iterator
+
+import keras
+
+from tfbp.auditing.finding import Finding, listed
+from tfbp.auditing.trial import Trial
+from tfbp.modeling import paths
+from tfbp.modeling.freezing import Frozen
+from tfbp.training.phase import Phase
+
+
+def findings(model: keras.Model, phase: Phase, frozen: Frozen) -> Iterator[Finding]:
+    """Yields `statistics-move` for BatchNormalization that a phase trains in a frozen model.
+
+    An error where nothing else of that nested model trains, a warning where some of it does.
+    """
+    for nested in model._flatten_layers(include_self=False):
+        if not isinstance(nested, keras.Model):
+            continue
+        inside = {id(layer) for _, layer in paths.layers(nested)}
+        moving = [path for path in frozen.statistics if id(frozen.trainable[path]) in inside]
+        learning = [
+            path
+            for path, layer in frozen.trainable.items()
+            if id(layer) in inside and path not in moving
+        ]
+        fixed = [path for path, layer in frozen.frozen.items() if id(layer) in inside]
+        if moving and fixed:
+            yield Finding(
+                "statistics-move",
+                f"phase {phase.name!r} freezes {listed(fixed)}, and moves the statistics of "
+                f"{listed(moving)} in the same model {nested.name!r}. Set `batch_norm` to "
+                "'frozen' or 'affine', or leave these layers out of `trainable`.",
+                warning=bool(learning),
+            )
+
+
+def of_trial(phase: Phase, trial: Trial) -> Iterator[Finding]:
+    """Yields `statistics-move` for frozen layers that a training batch changes all the same."""
+    if trial.moved:
+        yield Finding(
+            "statistics-move",
+            f"phase {phase.name!r} freezes {listed(trial.moved)}, and a batch in training mode "
+            "changes their variables. Let these layers keep them fixed while their `trainable` is "
+            "False, or call them with `training=False`.",
+        )

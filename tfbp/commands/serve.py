@@ -1,0 +1,132 @@
+"""Serves exports for development: `serve SAVED_MODELS [--port=8501 --grpc_port=8500]`.
+
+SAVED_MODELS is a folder of models, or the folder of one model's versions. The server speaks
+TensorFlow Serving's REST and gRPC APIs, and takes up new versions while it runs. For production
+use tensorflow_model_server: --print_config writes its files. It needs pip install 'tfbp[serving]'.
+"""
+
+import dataclasses
+import logging as std_logging
+import pathlib
+import shlex
+import signal
+import threading
+from collections.abc import Sequence
+
+from absl import logging
+
+from tfbp import commands, recipe
+from tfbp.commands import flags
+from tfbp.errors import UserError, mistake
+from tfbp.serving.limits import Limits
+
+_DEFAULT = Limits()
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(flags.Settings):
+    port: int = recipe.field(8501, "port of REST; 0 takes a free one", low=0, high=65535)
+    grpc_port: int = recipe.field(8500, "port of gRPC; 0 takes a free one", low=0, high=65535)
+    host: str = recipe.field(
+        "127.0.0.1", "address to listen on; another than loopback needs --token or --insecure"
+    )
+    token: str = recipe.field("", "what clients must send as Authorization: Bearer …")
+    insecure: bool = recipe.field(False, "let every machine that reaches --host ask")
+    labels: tuple[str, ...] = recipe.field(
+        (), "versions that stay loaded under a name: MODEL/LABEL=VERSION"
+    )
+    print_config: bool = recipe.field(
+        False, "write models.config and batching.config for tensorflow_model_server, and end"
+    )
+    max_batch_size: int = recipe.field(
+        _DEFAULT.max_batch_size, "rows of a request, and of a batch of requests", low=1
+    )
+    batch_timeout_ms: float = recipe.field(
+        _DEFAULT.batch_timeout_ms, "how long a batch waits for more rows, milliseconds", low=0
+    )
+    max_queue: int = recipe.field(_DEFAULT.max_queue, "requests that wait for one signature", low=1)
+    max_concurrency: int = recipe.field(
+        _DEFAULT.max_concurrency, "requests that are worked on at once", low=1
+    )
+    max_body_bytes: int = recipe.field(_DEFAULT.max_body_bytes, "size of a request", low=1)
+    max_json_depth: int = recipe.field(
+        _DEFAULT.max_json_depth, "lists and objects in each other", low=1, high=500
+    )
+    max_image_pixels: int = recipe.field(
+        _DEFAULT.max_image_pixels, "height times width of an encoded image", low=1
+    )
+    deadline_seconds: float = recipe.field(
+        _DEFAULT.deadline_seconds, "from a request to its answer", low=0.01
+    )
+
+
+def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
+    settings, rest = flags.parse(Settings, arguments, about=__doc__)
+    if len(rest) != 1:
+        raise mistake("serve", "must be given one folder, SAVED_MODELS", " ".join(rest))
+    folder = pathlib.Path(rest[0])
+    limits = Limits(
+        **{item.name: getattr(settings, item.name) for item in dataclasses.fields(Limits)}
+    )
+    labels = _labels(settings.labels)
+    try:
+        # Here, so that --help and the mistakes above need no extra.
+        with commands.quiet_start():
+            from tfbp.serving import gate, production, server
+    except ModuleNotFoundError as error:
+        raise UserError(f"`serve` needs {error.name}: pip install 'tfbp[serving]'.") from None
+    # It says for each version that loading as TensorFlow Serving does is deprecated.
+    std_logging.getLogger("tensorflow").setLevel(std_logging.ERROR)
+    if settings.print_config:
+        written = production.write(
+            folder, port=settings.port, grpc_port=settings.grpc_port, limits=limits, labels=labels
+        )
+        if written.unbatched:
+            logging.warning(
+                "--enable_batching is left out: TensorFlow Serving would refuse %s, which take or "
+                "answer values without a batch dimension.",
+                ", ".join(written.unbatched),
+            )
+        print(shlex.join(written.command))
+        return
+    gate.check_exposure(settings.host, settings.token, settings.insecure)
+    running = server.Server(
+        folder,
+        host=settings.host,
+        port=settings.port,
+        grpc_port=settings.grpc_port,
+        limits=limits,
+        labels=labels,
+        token=settings.token,
+    )
+    _serve(running, settings.host)
+
+
+def _serve(running, host: str) -> None:
+    """Runs the server until SIGINT or SIGTERM, and then drains it. A second signal ends at once."""
+    asked = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: asked.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    with running:
+        print(
+            f"Serving REST on http://{host}:{running.port} and gRPC on {host}:{running.grpc_port}"
+            "\nThis server is for development: in production use tensorflow_model_server.",
+            flush=True,
+        )
+        asked.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        print("Draining: what has been asked is answered.", flush=True)
+
+
+def _labels(texts: Sequence[str]) -> dict[str, dict[str, int]]:
+    labels: dict[str, dict[str, int]] = {}
+    for text in texts:
+        place, _, number = text.partition("=")
+        model, _, label = place.rpartition("/")
+        if not (model and label and number.isdecimal()):
+            raise mistake("--labels", "must be MODEL/LABEL=VERSION", text)
+        labels.setdefault(model, {})[label] = int(number)
+    return labels

@@ -1,0 +1,101 @@
+"""What an encoded image says of itself before it is decoded, read in the graph.
+
+A PNG of 35 KB can hold 6,000 × 6,000 pixels, and a GIF thousands of frames, all of which its
+decoder unpacks to give the first: what decoding would take is known from the header alone.
+"""
+
+import tensorflow as tf
+
+_JPEG, _PNG, _GIF, _BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
+
+# Extensions of a GIF before its first frame; encoders write up to about five.
+_EXTENSIONS = 64
+
+
+def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the file, of a GIF its first frame alone, and its size. A graph function.
+
+    Args:
+        content: string []: the bytes of a JPEG, PNG, GIF or BMP file.
+
+    Returns:
+        string [], and [height, width] in pixels: int32 [2], over 32,767 × 65,536 negative.
+
+    Raises:
+        tf.errors.InvalidArgumentError: another format, or a header that is broken; when it runs.
+    """
+    known = tf.reduce_any([_starts(content, mark) for mark in (_JPEG, _PNG, _GIF, _BMP)])
+    with tf.control_dependencies([tf.Assert(known, ["neither JPEG, PNG, GIF nor BMP"])]):
+        content = tf.identity(content)
+    return tf.case(
+        [
+            (_starts(content, _JPEG), lambda: (content, _jpeg(content))),
+            (_starts(content, _PNG), lambda: (content, _png(content))),
+            (_starts(content, _GIF), lambda: _gif(content)),
+        ],
+        default=lambda: (content, _bmp(content)),
+    )
+
+
+def _starts(content: tf.Tensor, mark: bytes) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(content, 0, len(mark)), mark)
+
+
+def _jpeg(content: tf.Tensor) -> tf.Tensor:
+    return tf.image.extract_jpeg_shape(content)[:2]
+
+
+def _png(content: tf.Tensor) -> tf.Tensor:
+    # The first chunk, which must be IHDR: length, name, width, height (PNG 3rd edition, 11.2.1).
+    fields = tf.strings.substr(content, 16, 8)
+    return tf.ensure_shape(tf.io.decode_raw(fields, tf.int32, little_endian=False), [2])[::-1]
+
+
+def _bmp(content: tf.Tensor) -> tf.Tensor:
+    # BITMAPINFOHEADER's width and height; negative where the rows go downwards.
+    fields = tf.strings.substr(content, 18, 8)
+    return tf.abs(tf.ensure_shape(tf.io.decode_raw(fields, tf.int32), [2])[::-1])
+
+
+def _gif(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cuts a GIF off behind its first frame (GIF89a, sections 15 to 24)."""
+    data = tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32)
+
+    def colours(flags: tf.Tensor) -> tf.Tensor:
+        """Returns the bytes of the colour table that the flags of a descriptor announce."""
+        return tf.where(flags >= 128, 6 * 2 ** (flags % 8), 0)
+
+    ends = _ends(data)
+    (block,) = tf.while_loop(
+        lambda block: tf.equal(data[block], ord("!")),
+        lambda block: [tf.gather(ends, block + 2) + 1],
+        [13 + colours(data[10])],
+        maximum_iterations=_EXTENSIONS,
+    )
+    with tf.control_dependencies([tf.Assert(tf.equal(data[block], ord(",")), [block])]):
+        frame = tf.identity(block)
+    end = tf.gather(ends, frame + 11 + colours(data[frame + 9]))
+    screen, area = data[6:10], tf.ensure_shape(data[frame + 5 : frame + 9], [4])
+    width, height = (
+        tf.maximum(*(fields[at] + 256 * fields[at + 1] for fields in (screen, area)))
+        for at in (0, 2)
+    )
+    return tf.strings.substr(content, 0, end + 1) + b";", tf.stack([height, width])
+
+
+def _ends(data: tf.Tensor) -> tf.Tensor:
+    """Returns where the chain of sub-blocks that begins at each byte ends: int32 [bytes].
+
+    Each sub-block is its length and so many bytes, and one of length 0 ends the chain. All chains
+    are followed at once, by jumps that double: a loop over the sub-blocks of a file that is made of
+    tiny ones would take seconds.
+    """
+    size = tf.size(data)
+    places = tf.range(size)
+    jumps = tf.minimum(places + tf.where(data > 0, data + 1, 0), size - 1)
+    (jumps,) = tf.while_loop(
+        lambda jumps: tf.reduce_any(jumps != tf.gather(jumps, jumps)),
+        lambda jumps: [tf.gather(jumps, jumps)],
+        [jumps],
+    )
+    return jumps

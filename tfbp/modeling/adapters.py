@@ -1,0 +1,143 @@
+"""Low-rank adapters (LoRA): Keras's own, frozen rightly in phases, and merged where a model leaves.
+
+model = tfbp.add_lora(model, "vgg16/.*", rank=4)
+phase = tfbp.Phase("adapt", trainable="vgg16/.*|head", epochs=5, learning_rate=1e-3)
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+from tfbp.errors import mistake
+from tfbp.modeling import paths
+
+ADAPTABLE = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Embedding,
+)
+
+
+def add_lora(model: keras.Model, layers: str, rank: int, *, biases: bool = False) -> keras.Model:
+    """Gives layers adapters: their kernel W [..., n] becomes W + AB (Hu et al. 2022, eq. 3).
+
+    A [..., rank] starts at random, drawn from Keras's global seed, and B [rank, n] at zero, both
+    float32, so that the model answers as before. In a phase whose pattern matches such a layer A
+    and B learn and W stays what it is. Exports and the saved model of a run hold W + AB alone.
+
+    Args:
+        model: a built model, which is changed. Inside `strategy.scope()` where there are several
+            devices, and before `tfbp.fit`.
+        layers: regular expression, matched against whole layer paths. Of a layer that consists of
+            others, such as keras.layers.MultiHeadAttention, each one gets adapters.
+        rank: columns of A, at least 1.
+        biases: whether phases train the biases of these layers too.
+
+    Returns:
+        The same model.
+
+    Raises:
+        tfbp.UserError: a rank below 1; the pattern matches no layer, one that has adapters already,
+            or one that Keras cannot adapt. The model is then as it was.
+    """
+    if not (isinstance(rank, int) and rank >= 1):
+        raise mistake("rank", "must be a whole number of at least 1", rank)
+    matched = paths.select(model, layers, "layers")
+    parts = {path: _adaptable(layer) for path, layer in matched.items()}
+    if twice := [path for path in parts if any(map(adapted, matched[path]._flatten_layers()))]:
+        raise mistake("layers", "must not match layers that have adapters already", twice)
+    if unfit := [path for path, layer in matched.items() if not _covers(parts[path], layer)]:
+        raise mistake(
+            "layers",
+            "must match no other layers than those that Keras can adapt (Dense, EinsumDense, "
+            "Conv1D to Conv3D and Embedding, not quantized and without a constraint)",
+            unfit,
+        )
+    for layer in [layer for found in parts.values() for layer in found]:
+        layer.enable_lora(rank)
+        layer.lora_biases = biases
+    return model
+
+
+def adapted(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer itself, not one inside it, has adapters."""
+    return getattr(layer, "lora_enabled", False)
+
+
+def learning(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Returns what learns in an adapted layer: A, B and, if `add_lora` was asked to, the bias."""
+    bias = getattr(layer, "bias", None) if getattr(layer, "lora_biases", False) else None
+    adapters = [getattr(layer, name) for name in _names(layer)]
+    return adapters if bias is None else [*adapters, bias]
+
+
+@contextlib.contextmanager
+def merged(model: keras.Model) -> Iterator[None]:
+    """Within it, the model has no adapters: its kernels are W + AB, rounded to the dtype of W.
+
+    Graphs that were traced before must not run in it. Afterwards the model is, bit for bit, what
+    it was.
+    """
+    with contextlib.ExitStack() as stack:
+        # Keras has no public walk that enters layers that consist of others.
+        for layer in filter(adapted, model._flatten_layers()):
+            stack.enter_context(_merged(layer))
+        yield
+
+
+@contextlib.contextmanager
+def _merged(layer):
+    name, names = _kernel(layer), _names(layer)
+    kernel = getattr(layer, name)
+    a, b = adapters = [getattr(layer, name) for name in names]
+    before = keras.ops.copy(kernel.value)
+    trainable = [variable.trainable for variable in adapters]
+    rank, alpha = layer.lora_rank, layer.lora_alpha
+    # Not `layer.kernel`: it is rounded to the dtype that the layer computes in.
+    kernel.assign(keras.ops.cast(before, a.dtype) + alpha / rank * keras.ops.matmul(a, b))
+    # Without them a saved configuration has no adapters, which would be zero when loaded.
+    layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
+    for each, variable in zip(names, adapters, strict=True):
+        # Not `del`: it collects garbage each time, which takes a third of a second.
+        layer._untrack_variable(variable)
+        layer._delete_tracking(each)
+    try:
+        yield
+    finally:
+        kernel.assign(before)
+        layer.lora_enabled, layer.lora_rank, layer.lora_alpha = True, rank, alpha
+        layer._tracker.unlock()
+        for each, variable, value in zip(names, adapters, trainable, strict=True):
+            # Keras would count a frozen one among the statistics, which never learn again.
+            variable.trainable = True
+            layer._track_variable(variable)
+            layer._track_trackable(variable, each, overwrite=True)
+            variable.trainable = value
+        layer._tracker.lock()
+
+
+def _adaptable(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    return [
+        part
+        for part in layer._flatten_layers()
+        if isinstance(part, ADAPTABLE)
+        and part.quantization_mode is None
+        and not getattr(part, _kernel(part).removeprefix("_") + "_constraint")
+    ]
+
+
+def _covers(parts: list[keras.layers.Layer], layer: keras.layers.Layer) -> bool:
+    covered = {id(variable) for part in parts for variable in part.weights}
+    return all(id(variable) in covered for variable in layer.weights)
+
+
+def _kernel(layer: keras.layers.Layer) -> str:
+    return "_embeddings" if isinstance(layer, keras.layers.Embedding) else "_kernel"
+
+
+def _names(layer: keras.layers.Layer) -> tuple[str, str]:
+    return f"lora{_kernel(layer)}_a", f"lora{_kernel(layer)}_b"

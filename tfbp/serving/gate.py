@@ -1,0 +1,75 @@
+"""Who may ask, and how many at once."""
+
+import contextlib
+import hmac
+import ipaddress
+import threading
+from collections.abc import Iterator
+
+from tfbp.errors import mistake
+from tfbp.serving.status import Code, StatusError
+
+
+def check_exposure(host: str, token: str, insecure: bool) -> None:
+    """Refuses to serve other machines without saying who may ask.
+
+    Raises:
+        tfbp.UserError: `host` is no loopback address, and there is neither token nor consent.
+    """
+    if not (loopback(host) or token or insecure):
+        raise mistake(
+            "--host", "must be a loopback address unless --token or --insecure is given", host
+        )
+
+
+def loopback(host: str) -> bool:
+    """Returns whether only this machine reaches `host`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Gate:
+    """Lets requests in: those that know the token, so many at once, none once it is shut.
+
+    Args:
+        token: what a client must send as `Authorization: Bearer …`; "" lets everybody in.
+        most: requests at once.
+    """
+
+    def __init__(self, token: str, most: int):
+        self._token, self._most = token, most
+        self._inside = 0
+        self._shut = False
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def pass_through(self, authorization: str) -> Iterator[None]:
+        """Holds one of the places while a request is worked on.
+
+        Raises:
+            StatusError: the token is wrong (UNAUTHENTICATED), all places are taken
+                (RESOURCE_EXHAUSTED), or the server is going down (UNAVAILABLE).
+        """
+        expected = f"Bearer {self._token}".encode()
+        if self._token and not hmac.compare_digest(authorization.encode(), expected):
+            raise StatusError(Code.UNAUTHENTICATED, "A bearer token is required")
+        with self._lock:
+            if self._shut:
+                raise StatusError(Code.UNAVAILABLE, "The server is shutting down")
+            if self._inside >= self._most:
+                raise StatusError(
+                    Code.RESOURCE_EXHAUSTED, f"More than {self._most} requests at once"
+                )
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+
+    def shut(self) -> None:
+        """Lets nobody in any more; who is inside stays."""
+        with self._lock:
+            self._shut = True

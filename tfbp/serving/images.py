@@ -1,0 +1,47 @@
+"""The size that the header of an encoded image announces, read without decoding the image."""
+
+import struct
+
+
+def pixels(content: bytes) -> int | None:
+    """Returns height times width of a JPEG, PNG, GIF or BMP; None for what is none of them."""
+    try:
+        if content.startswith(b"\x89PNG\r\n\x1a\n"):
+            width, height = struct.unpack_from(">II", content, 16)
+        elif content.startswith((b"GIF87a", b"GIF89a")):
+            width, height = struct.unpack_from("<HH", content, 6)
+        elif content.startswith(b"BM"):
+            width, height = map(abs, struct.unpack_from("<ii", content, 18))
+        elif content.startswith(b"\xff\xd8"):
+            width, height = _jpeg(content)
+        else:
+            return None
+    except struct.error:  # The file ends before its size: no decoder gets further.
+        return None
+    return width * height
+
+
+def _jpeg(content: bytes) -> tuple[int, int]:
+    """Returns width and height of the largest frame header (SOF0 to SOF15) before the scan.
+
+    The markers are those of ITU-T T.81, table B.1; C4, C8 and CC among them start no frame.
+    """
+    position, size = 2, (0, 0)
+    while position < len(content):
+        if content[position] != 0xFF:
+            break
+        marker = content[position + 1] if position + 1 < len(content) else 0xD9
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if marker in (0xD9, 0xDA):
+            break
+        if 0xD0 <= marker <= 0xD8 or marker == 0x01:  # without a length
+            position += 2
+            continue
+        (length,) = struct.unpack_from(">H", content, position + 2)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", content, position + 5)
+            size = max(size, (width, height), key=lambda found: found[0] * found[1])
+        position += 2 + max(length, 2)
+    return size

@@ -1,0 +1,136 @@
+"""One signature of a loaded SavedModel: what it takes, and the call that answers it."""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+
+from tfbp.serving import images
+from tfbp.serving.batching import Batcher, Tensors
+from tfbp.serving.limits import Limits
+from tfbp.serving.status import Code, StatusError, invalid
+
+# TensorFlow Serving's own mark of binary strings, in the name of an input or of a signature.
+BINARY = "_bytes"
+
+
+class Signature:
+    """A signature whose tensors are numpy arrays; strings are arrays of bytes objects.
+
+    Requests are joined to batches where every input and output has an open first dimension. As in
+    TensorFlow Serving, that takes such a signature to answer each row by itself.
+
+    Attributes:
+        name: as clients ask for it.
+        inputs: name → `tf.TensorSpec`.
+        outputs: name → `tf.TensorSpec`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        definition: tf.compat.v1.MetaGraphDef.SignatureDefEntry,
+        session: tf.compat.v1.Session,
+        limits: Limits,
+    ):
+        self.name = name
+        self.inputs = _specs(definition.inputs)
+        self.outputs = _specs(definition.outputs)
+        self._limits = limits
+        options = tf.compat.v1.RunOptions(timeout_in_ms=round(limits.deadline_seconds * 1000))
+        # `Session.run` took 0.41 ms for a call that takes 0.06 ms like this (2 cores).
+        self._call = session._make_callable_from_options(
+            config_pb2.CallableOptions(
+                feed=[definition.inputs[key].name for key in self.inputs],
+                fetch=[definition.outputs[key].name for key in self.outputs],
+                run_options=options,
+            )
+        )
+        self._joined = all(_open(spec) for spec in (*self.inputs.values(), *self.outputs.values()))
+        threads = 1 if self._joined else os.cpu_count() or 1
+        self._batcher = Batcher(self.run, self._joined, limits, threads)
+
+    def run(self, inputs: Tensors) -> dict[str, np.ndarray]:
+        """Returns the outputs for inputs that have been checked, by one call of the graph."""
+        values = self._call(*(inputs[name] for name in self.inputs))
+        return dict(zip(self.outputs, values, strict=True))
+
+    def submit(self, inputs: Tensors) -> Future:
+        """Returns the future outputs for inputs, which are checked first.
+
+        Raises:
+            StatusError: names, types, shapes, rows or images are not what the signature takes
+                (INVALID_ARGUMENT), or too many requests wait already (RESOURCE_EXHAUSTED).
+        """
+        self._check_names(inputs)
+        for name, value in inputs.items():
+            self._check(name, value)
+        counts = {len(value) for name, value in inputs.items() if _open(self.inputs[name])}
+        rows = max(counts, default=0)
+        if rows > self._limits.max_batch_size:
+            raise invalid(
+                f"Task size {rows} is larger than maximum input batch size "
+                f"{self._limits.max_batch_size}"
+            )
+        if self._joined and len(counts) > 1:
+            raise invalid(
+                "Batching input tensors supplied in a given call must have equal 0th-dimension "
+                f"sizes. Received: {sorted(counts)}"
+            )
+        return self._batcher.submit(inputs, rows)
+
+    def close(self) -> None:
+        """Ends the threads once what is queued has been answered."""
+        self._batcher.close()
+
+    def _check_names(self, inputs: Tensors) -> None:
+        if inputs.keys() == self.inputs.keys():
+            return
+        sent, due = sorted(inputs), sorted(self.inputs)
+        extra = sorted(inputs.keys() - self.inputs.keys())
+        missing = sorted(self.inputs.keys() - inputs.keys())
+        raise invalid(
+            f"input size does not match signature: {len(sent)}!={len(due)} "
+            f"len({{{','.join(sent)}}}) != len({{{','.join(due)}}}). "
+            f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+        )
+
+    def _check(self, name: str, value: np.ndarray) -> None:
+        spec = self.inputs[name]
+        received = tf.string if value.dtype == object else tf.as_dtype(value.dtype)
+        if received != spec.dtype:
+            raise invalid(
+                f"Input {name} is expected to be {spec.dtype.name}. Received: {received.name}"
+            )
+        if not spec.shape.is_compatible_with(value.shape):
+            shape = [-1 if size is None else size for size in spec.shape]
+            raise invalid(
+                f"Input {name} is expected to have shape {shape}, where -1 is any size. "
+                f"Received: {list(value.shape)}"
+            )
+        if spec.dtype == tf.string and (name.endswith(BINARY) or self.name.endswith(BINARY)):
+            for content in value.flat:
+                count = images.pixels(content)
+                if count is not None and count > self._limits.max_image_pixels:
+                    raise invalid(
+                        f"An image of {count} pixels is over the limit of "
+                        f"{self._limits.max_image_pixels}"
+                    )
+
+
+def _specs(infos: Mapping) -> dict[str, tf.TensorSpec]:
+    for key, info in infos.items():
+        if info.WhichOneof("encoding") != "name":
+            raise StatusError(Code.UNIMPLEMENTED, f"Tensor {key} is not dense")
+    return {
+        key: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.as_dtype(info.dtype))
+        for key, info in sorted(infos.items())
+    }
+
+
+def _open(spec: tf.TensorSpec) -> bool:
+    """Returns whether the first dimension is there and may have any size: a batch dimension."""
+    return bool(spec.shape.rank) and spec.shape[0] is None

@@ -1,0 +1,71 @@
+"""TensorProto to numpy array and back, in the fields that TensorFlow Serving fills."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
+
+from tfbp.serving.status import Code, StatusError, invalid
+
+# A proto of a few bytes can announce a tensor of many: one value stands for all that follow it.
+MAX_BYTES = 2**30
+
+# Clients read these fields by their names, so answers do not go into `tensor_content`.
+_FIELDS = {
+    tf.float32: "float_val",
+    tf.float64: "double_val",
+    tf.int8: "int_val",
+    tf.int16: "int_val",
+    tf.int32: "int_val",
+    tf.uint8: "int_val",
+    tf.uint16: "int_val",
+    tf.int64: "int64_val",
+    tf.uint32: "uint32_val",
+    tf.uint64: "uint64_val",
+    tf.bool: "bool_val",
+    tf.string: "string_val",
+}
+
+
+def of_proto(proto: tensor_pb2.TensorProto, max_bytes: int = MAX_BYTES) -> np.ndarray:
+    """Returns the array that a proto describes; strings as an object array of bytes.
+
+    Raises:
+        StatusError: the proto contradicts itself, or its tensor is larger than `max_bytes`.
+    """
+    sizes = [dimension.size for dimension in proto.tensor_shape.dim]
+    if proto.tensor_shape.unknown_rank or any(size < 0 for size in sizes):
+        raise invalid(f"Tensor proto has no fully defined shape. Received: {sizes}")
+    try:
+        dtype = tf.as_dtype(proto.dtype)
+        width = dtype.size or 8  # of a string its pointer
+    except TypeError:
+        raise invalid(f"Invalid data type: {proto.dtype}") from None
+    if math.prod(sizes) * width > max_bytes:
+        raise invalid(f"A tensor of shape {sizes} is over the limit of {max_bytes} bytes")
+    try:
+        array = tf.make_ndarray(proto)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        raise invalid(f"Tensor proto does not hold {dtype.name} of shape {sizes}") from None
+    if list(array.shape) != sizes:
+        raise invalid(f"Tensor proto does not hold {dtype.name} of shape {sizes}")
+    return array
+
+
+def to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
+    """Returns the proto of an array, its values in the field of their type."""
+    dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
+    if dtype not in _FIELDS:
+        try:
+            return tf.make_tensor_proto(array)
+        except (TypeError, ValueError):
+            raise StatusError(Code.UNIMPLEMENTED, f"Cannot answer {dtype.name}") from None
+    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    values = array.ravel().tolist()
+    if dtype == tf.string:
+        values = [value if isinstance(value, bytes) else str(value).encode() for value in values]
+    getattr(proto, _FIELDS[dtype]).extend(values)
+    return proto

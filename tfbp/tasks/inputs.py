@@ -1,0 +1,146 @@
+"""What signatures take: images of any size, image files, the columns of a table, or arrays."""
+
+import dataclasses
+import itertools
+import keyword
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfbp.data import images
+from tfbp.data.examples import Examples
+from tfbp.tasks import probe
+from tfbp.tasks.task import Signature
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One way to hand examples to a model.
+
+    Attributes:
+        specs: the name of each input → what it takes, the batch first.
+        read: graph function from these, as keyword arguments, to the model's x, float32 [batch, …],
+            and which rows are good, bool [batch]; None: all that can be asked are.
+        write: from examples, float32 [n, …], to what asks for them.
+    """
+
+    specs: dict[str, tf.TensorSpec]
+    read: Callable[..., tuple[tf.Tensor, tf.Tensor | None]]
+    write: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def of(examples: Examples, *, array: str, largest_image: int) -> dict[str, Input]:
+    """Returns signature → input, by what the examples are; `serving_default` comes first.
+
+    Images: `image` (float32 [batch, height, width, 3], 0 to 255, of any size; grey ones have one
+    channel too where the model's are grey) and, as the signature `image_bytes`, the input
+    `image_bytes` (string [batch]: JPEG, PNG, GIF and BMP files of any sizes). Rows of a table: its
+    columns by their `identifiers` (float32 [batch] each). All else: `array`, as in the examples.
+
+    Args:
+        array: name of the input that takes arrays.
+        largest_image: height and width that an image file may have, in pixels.
+    """
+    spec = examples.spec[0]
+    if spec.shape.rank == 3 and spec.shape[-1] in (1, 3):
+        return {
+            "serving_default": _pixels(*spec.shape),
+            "image_bytes": _files(*spec.shape, largest_image),
+        }
+    if examples.columns:
+        return {"serving_default": _columns(identifiers(examples.columns))}
+    specs = {array: tf.TensorSpec([None, *spec.shape], spec.dtype)}
+    return {
+        "serving_default": Input(specs, lambda **x: (x[array], None), lambda rows: {array: rows})
+    }
+
+
+def signatures(
+    inputs: dict[str, Input],
+    answer: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    examples: Examples,
+    *,
+    bad: float,
+) -> dict[str, Signature]:
+    """Returns a signature for each input.
+
+    Args:
+        answer: graph function from the model's x to the outputs, [batch, …].
+        examples: what requests are made of.
+        bad: every number that a bad row is answered; strings are "".
+    """
+
+    def function(item: Input) -> Callable[..., dict[str, tf.Tensor]]:
+        def call(**received):
+            x, good = item.read(**received)
+            outputs = answer(x)
+            if good is None:
+                return outputs
+            return {name: _blank(value, good, bad) for name, value in outputs.items()}
+
+        return call
+
+    def request(item: Input) -> Callable[[int], dict[str, np.ndarray]]:
+        return lambda count: item.write(probe.exactly(examples, count))
+
+    return {
+        name: Signature(function(item), item.specs, request(item)) for name, item in inputs.items()
+    }
+
+
+def identifiers(names: Sequence[str]) -> list[str]:
+    """Returns what the columns of a table are called in a signature, each by another name.
+
+    TensorFlow takes Python's identifiers alone: "sepal length (cm)" becomes `sepal_length_cm`.
+    """
+    result = []
+    for name in names:
+        word = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")
+        if not word or word[0].isdigit() or keyword.iskeyword(word):
+            word = f"column_{word}".strip("_")
+        equals = (f"{word}_{number}" for number in itertools.count(2))
+        result.append(next(name for name in itertools.chain([word], equals) if name not in result))
+    return result
+
+
+def _pixels(height: int, width: int, channels: int) -> Input:
+    def read(image):
+        return images.resize(image, height, width, channels), None
+
+    def write(x):
+        # The more there are the larger they are, so that other sizes are asked for too.
+        more = len(x) - 1
+        return {"image": images.resize(x, height + more, width + 2 * more, channels).numpy()}
+
+    shape = [None, None, None, 3 if channels == 3 else None]
+    return Input({"image": tf.TensorSpec(shape, tf.float32)}, read, write)
+
+
+def _files(height: int, width: int, channels: int, largest: int) -> Input:
+    def read(image_bytes):
+        return images.decode_each(image_bytes, height, width, channels, largest)
+
+    def write(x):
+        files = []
+        for number, pixels in enumerate(x):
+            pixels = images.resize(pixels, height + number, width + 2 * number, channels)
+            encode = tf.io.encode_jpeg if number % 2 else tf.io.encode_png
+            files.append(encode(tf.saturate_cast(tf.round(pixels), tf.uint8)).numpy())
+        return {"image_bytes": np.array(files, object)}
+
+    return Input({"image_bytes": tf.TensorSpec([None], tf.string)}, read, write)
+
+
+def _columns(names: Sequence[str]) -> Input:
+    return Input(
+        {name: tf.TensorSpec([None], tf.float32) for name in names},
+        lambda **columns: (tf.stack([columns[name] for name in names], axis=1), None),
+        lambda rows: dict(zip(names, rows.T, strict=True)),
+    )
+
+
+def _blank(value: tf.Tensor, good: tf.Tensor, bad: float) -> tf.Tensor:
+    rows = tf.reshape(good, [-1] + [1] * (value.shape.rank - 1))
+    return tf.where(rows, value, tf.constant("" if value.dtype == tf.string else bad, value.dtype))

@@ -1,0 +1,109 @@
+"""After a phase, the proof: what was frozen has not changed, what should learn has moved."""
+
+import time
+from collections.abc import Iterable
+
+import keras
+
+from tfbp import fingerprint
+from tfbp.modeling.freezing import Frozen
+
+# Path of a layer → SHA-256 of each of its weights, in the order of `layer.weights`.
+Fingerprints = dict[str, list[str]]
+
+
+class ProofFailed(RuntimeError):
+    """Something frozen changed, or something that should learn did not."""
+
+
+class Proof:
+    """Fingerprints of a model's variables before a phase, to be held against those after it.
+
+    Whether a variable may change is its own affair, not its layer's: a layer with adapters learns
+    while its kernel stays, and a BatchNormalization may learn its scale and keep its statistics.
+
+    Args:
+        frozen: how the phase divides the model.
+        before: the fingerprints from when the phase began, which are those after the phase before
+            it; None: they are taken now.
+
+    Attributes:
+        before: the fingerprints from when the phase began.
+        after: those from its end, once `check` has been called.
+        seconds: what taking and comparing them has cost.
+    """
+
+    def __init__(self, frozen: Frozen, before: Fingerprints | None = None):
+        began = time.perf_counter()
+        self._frozen = frozen
+        self.before = before or self._take()
+        self.after: Fingerprints | None = None
+        self.seconds = time.perf_counter() - began
+
+    def check(self) -> dict:
+        """Returns the proof for `result.json`.
+
+        `frozen` and `trained` are SHA-256 over the fingerprints of all variables that had to stay
+        as they were and of all that could change, each with the number of variables and of layers.
+
+        Raises:
+            ProofFailed: names the frozen variables that changed, and the variables of the layers
+                that should learn and of which none did.
+        """
+        began = time.perf_counter()
+        self.after = self._take()
+        changed, still = [], []
+        fixed, moving = {}, {}
+        for path, layer in self._layers.items():
+            before, after = self.before[path], self.after[path]
+            learning = _ids(self._frozen.learning.get(path, ()))
+            statistics = _ids(self._frozen.statistics.get(path, ()))
+            unmoved = []
+            for i, variable in enumerate(layer.weights):
+                name = _name(path, layer, variable)
+                if id(variable) not in learning | statistics:
+                    fixed[f"{path} {i}"] = after[i]
+                    if after[i] != before[i]:
+                        changed.append(name)
+                    continue
+                moving[f"{path} {i}"] = after[i]
+                if id(variable) in learning and after[i] == before[i]:
+                    unmoved.append(name)
+            if learning and len(unmoved) == len(learning):
+                still += unmoved
+        self.seconds += time.perf_counter() - began
+        if changed:
+            raise ProofFailed(f"Frozen variables changed while training: {', '.join(changed)}.")
+        if still:
+            raise ProofFailed(
+                f"Variables that should learn did not change: {', '.join(still)}. Their gradient "
+                "is zero, or nothing connects them to the loss."
+            )
+        return {
+            "frozen": fingerprint.of_json(fixed),
+            "frozen_variables": len(fixed),
+            "frozen_layers": len(self._frozen.frozen),
+            "trained": fingerprint.of_json(moving),
+            "trained_variables": len(moving),
+            "trained_layers": len(self._frozen.trainable),
+        }
+
+    @property
+    def _layers(self) -> dict[str, keras.layers.Layer]:
+        return self._frozen.frozen | self._frozen.trainable
+
+    def _take(self) -> Fingerprints:
+        return {
+            path: [fingerprint.of_array(variable) for variable in layer.weights]
+            for path, layer in self._layers.items()
+        }
+
+
+def _ids(variables: Iterable[keras.Variable]) -> set[int]:
+    return {id(variable) for variable in variables}
+
+
+def _name(path: str, layer: keras.layers.Layer, variable: keras.Variable) -> str:
+    """Returns `vgg16/block1_conv1/kernel`; Keras's own path leaves the nesting models out."""
+    own = variable.path.rpartition(f"{layer.name}/")[2]
+    return f"{path}/{own}"
