@@ -1,17 +1,22 @@
 """One suite over every recipe: a tiny run by the real entry point, and what it must leave."""
 
+import contextlib
 import csv
+import io
 import json
 import pathlib
+import re
 import random
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.tools import saved_model_cli
 
 from tfbp import commands, driver, recipe
 
 RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "my", "log"]
 # Drawn, not repeated: the audit refuses a held-out text that is the training text.
 TEXT = " ".join(random.Random(0).choices(WORDS, k=350))
@@ -75,6 +80,23 @@ def weights(model):
     return [np.asarray(variable) for variable in model.weights]
 
 
+def shown(saved_model):
+    """Returns what `saved_model_cli show --all` prints; what it takes out of sets is put in order.
+
+    The files in `golden/` hold it: `saved_model_cli show --dir saved_models/mlp/1 --all`.
+    """
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        saved_model_cli._show_all(str(saved_model))
+    text = re.sub(
+        r"(?<=ops: \{).*(?=\})", lambda ops: ", ".join(sorted(ops[0].split(", "))), out.getvalue()
+    )
+    return re.sub(
+        r"(?:( +)Named Argument #\d+\n.*\n)+",
+        lambda block: "".join(f"{block[1]}{name}\n" for name in sorted(block[0].split()[3::4])),
+        text,
+    )
+
+
 def test_a_run_learns_and_its_export_answers_like_its_model(name):
     directory = run(name)
     result = json.loads((directory / "result.json").read_text())
@@ -104,6 +126,7 @@ def test_a_run_learns_and_its_export_answers_like_its_model(name):
                 np.testing.assert_allclose(answer[output], value, rtol=1e-5, atol=1e-6)
             else:
                 assert (answer[output].numpy() == value).all()
+    assert shown(result["export"]["path"]) == (GOLDEN / f"{name}.txt").read_text()
 
 
 def test_its_flag_file_repeats_a_run_to_the_bit(name):

@@ -31,7 +31,7 @@ _MODULES = {
     "fit": "tfbp.driver",
     "plan": "tfbp.driver",
     "run": "tfbp.driver",
-    "Run": "tfbp.driver",
+    "Run": "tfbp.training_run",
 }
 __all__ = ["UserError", "__version__", *_MODULES]
 

@@ -61,9 +61,9 @@ def test_adapters_are_merged_in_the_export_and_stay_in_the_model(tmp_path):
 
     savedmodel.write(model, Regression().signatures(model, examples), tmp_path)
 
-    # Keras writes each variable twice, under two keys.
     variables = tf.train.list_variables(str(tmp_path / "variables" / "variables"))
-    assert {tuple(shape) for name, shape in variables if "VARIABLE_VALUE" in name} == set(plain)
+    shapes = [tuple(shape) for name, shape in variables if "VARIABLE_VALUE" in name]
+    assert sorted(shapes) == sorted(plain)  # each is written once
     assert b"lora" not in (tmp_path / "saved_model.pb").read_bytes()
     answer = tf.saved_model.load(tmp_path).signatures["serving_default"](x=tf.constant(x))
     np.testing.assert_allclose(answer["y"], expected, rtol=1e-6)

@@ -1,6 +1,6 @@
 """Publishes the model of an ended run as the next version.
 
-    export RUN [--export_dir=…] [--keep_versions=N]
+export RUN [--export_dir=…] [--keep_versions=N]
 """
 
 import dataclasses

@@ -37,7 +37,7 @@ def _text(plan: PhasePlan) -> str:
     if plan.updates != plan.steps:
         length += f", {plan.updates:,} updates"
     head = f"{phase.name}: {length}, {phase.optimizer}, {phase.schedule} rate{_rest(phase)}"
-    rows = [("layers", "", "trains", "frozen", "statistics", "learning rate")]
+    rows = [("", "layers", "trains", "frozen", "statistics", "learning rate")]
     total = Group(
         "total",
         *(

@@ -25,7 +25,10 @@ def write(
     """
     archive = keras.export.ExportArchive()
     with portable(model), adapters.merged(model):
-        archive.track(model)
+        # For its lookup tables. Tracked itself, its variables would be written twice.
+        owner = tf.Module()
+        owner.model = model
+        archive.track(owner)
         for name, signature in signatures.items():
             function = tf.function(signature.function)
             function.get_concrete_function(**signature.inputs)

@@ -4,10 +4,26 @@ import csv
 import io
 import os
 import pathlib
+import time
 
 import keras
 
 from tfbp import storage
+
+
+class Rows(keras.callbacks.Callback):
+    """Adds a row to the history for each epoch."""
+
+    def __init__(self, phase: str, rows: list[dict]):
+        super().__init__()
+        self._phase, self._rows = phase, rows
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = round(time.perf_counter() - self._began, 3)
+        self._rows.append({"phase": self._phase, "epoch": epoch + 1, "seconds": seconds, **logs})
 
 
 class History(keras.callbacks.Callback):
