@@ -24,7 +24,7 @@ def pytest_runtest_setup(item):
         pytest.skip(f"there is no {SHARED_DATA}")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """Returns the folder of the data sets; for tests that are marked `shared_data`."""
     return SHARED_DATA

@@ -434,7 +434,7 @@ def test_the_directory_of_another_recipes_run_and_a_full_stop_of_exports_are_ref
 
 def test_a_plan_says_what_would_train_and_trains_nothing(line, monkeypatch):
     monkeypatch.setattr(loop, "train", no_training)
-    (planned,) = driver.plan(line, line.Config(batch_size=3, epochs=5))
+    (planned,) = driver.plan(line, line.Config(batch_size=3, epochs=5)).phases
     assert planned.phase.name == "fit"
     (group,) = planned.groups
     assert (group.name, group.trains, group.frozen, group.rates) == ("line", 3, 0, (0.1,))
@@ -444,7 +444,7 @@ def test_a_plan_says_what_would_train_and_trains_nothing(line, monkeypatch):
 
 
 def test_a_plan_with_the_time_takes_a_few_steps_and_writes_nothing(line):
-    (planned,) = driver.plan(line, line.Config(batch_size=3, epochs=5), time=True)
+    (planned,) = driver.plan(line, line.Config(batch_size=3, epochs=5), time=True).phases
     assert 0 < planned.cost.seconds < 60
     assert not pathlib.Path("runs").exists()
 
@@ -455,7 +455,7 @@ def test_settings_of_the_config_fill_the_phases_and_reach_the_training(line):
     settings = {"accumulate": 4, "weight_decay": 0.01, "ema": 0.5}
     due = Phase("fit", "line", epochs=3, learning_rate=0.1, optimizer="sgd", **settings)
     assert run.phases == (due,)
-    (planned,) = driver.plan(line, config)
+    (planned,) = driver.plan(line, config).phases
     assert (planned.steps, planned.updates) == (3 * 4, 3)
 
 

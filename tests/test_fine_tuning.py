@@ -67,7 +67,6 @@ def published(run, folder):
     """Exports, and returns what parity says and the number of values in the export's variables."""
     version = pathlib.Path(run.export(str(folder)))
     parity = json.loads((version / "assets.extra" / "tfbp.json").read_text())["parity"]
-    print(parity)
     variables = tf.train.list_variables(str(version / "variables" / "variables"))
     # Keras writes each variable under a second key too.
     shapes = [shape for name, shape in variables if name.startswith("_all_variables/")]

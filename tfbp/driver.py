@@ -17,6 +17,7 @@ from absl import logging
 from tfbp import fingerprint, run_directory, storage, training_run
 from tfbp import recipe as recipes
 from tfbp.auditing import audit
+from tfbp.auditing.finding import Finding
 from tfbp.data.examples import Splits
 from tfbp.errors import mistake
 from tfbp.exporting import versions
@@ -123,10 +124,21 @@ def run(recipe: types.ModuleType, config: recipes.Config) -> Run:
     return it
 
 
-def plan(
-    recipe: types.ModuleType, config: recipes.Config, *, time: bool = False
-) -> list[planning.PhasePlan]:
-    """Returns what each phase of a recipe would train, before any training.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would do, before any training.
+
+    Attributes:
+        phases: what each phase would train.
+        findings: what the audit says of it, errors first, without what is accepted.
+    """
+
+    phases: tuple[planning.PhasePlan, ...]
+    findings: tuple[Finding, ...]
+
+
+def plan(recipe: types.ModuleType, config: recipes.Config, *, time: bool = False) -> Plan:
+    """Returns what each phase of a recipe would train, and what the audit says; trains nothing.
 
     Args:
         time: also take a few real steps of each phase, with a model that is then dropped, and
@@ -137,8 +149,8 @@ def plan(
             the loss is no number at the start.
     """
     it = _build(recipe, config)
-    it.task.check(it.model, it.splits.train)
-    return [_plan_phase(it, phase, time) for phase in it.phases]
+    found = audit.audit(it.model, it.splits, it.task, it.phases, allow=config.allow)
+    return Plan(tuple(_plan_phase(it, phase, time) for phase in it.phases), tuple(found))
 
 
 def _plan_phase(it: Run, phase: Phase, time: bool) -> planning.PhasePlan:

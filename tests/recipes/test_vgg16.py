@@ -1,11 +1,12 @@
 """What is particular to the head swap of VGG16: where its weights come from, and what trains."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
 import pytest
 
-from tfbp import recipe
+from tfbp import driver, recipe
 from tfbp.modeling import freezing
 
 MODULE = recipe.load("vgg16", pathlib.Path(__file__).parents[2] / "recipes")
@@ -65,3 +66,11 @@ def test_only_training_images_are_augmented():
     assert not np.allclose(splits.train.read_augmented(indices, 0, 0)[0], plain)
     held_out, _ = splits.test.read(indices[:1])
     np.testing.assert_array_equal(splits.test.read_augmented(indices[:1], 0, 0)[0], held_out)
+
+
+def test_the_plan_says_what_the_audit_finds_and_no_more_of_what_is_accepted():
+    config = MODULE.Config(data=DATA, weights="random", head_epochs=1, tune_epochs=0)
+
+    assert [finding.id for finding in driver.plan(MODULE, config).findings] == ["random-frozen"]
+    accepted = dataclasses.replace(config, allow=("random-frozen",))
+    assert driver.plan(MODULE, accepted).findings == ()

@@ -2,7 +2,7 @@
 
 For groups of layers: how many values train, are frozen, or are statistics that training moves, and
 the learning rate. `--time` adds how long each phase would take, and how much memory: it takes a few
-steps with a model that is then dropped. Nothing is written.
+steps with a model that is then dropped. What the audit finds follows. Nothing is written.
 """
 
 import dataclasses
@@ -28,7 +28,11 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     module, config = flags.recipe_and_config(
         recipes_folder, arguments, about=__doc__, also=Settings
     )
-    print("\n\n".join(map(_text, driver.plan(module, config, time=config.time))))
+    plan = driver.plan(module, config, time=config.time)
+    print("\n\n".join(map(_text, plan.phases)))
+    for finding in plan.findings:
+        kind = "warning" if finding.warning else "error, unless it is accepted"
+        print(f"\n{finding.id} ({kind}): {finding.message}")
 
 
 def _text(plan: PhasePlan) -> str:

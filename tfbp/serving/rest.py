@@ -107,6 +107,7 @@ class Rest:
         with self._models.use(name, number, label) as version:
             signature = version.signature(rest_request.signature_name(document))
             inputs, in_rows = await _call(large, rest_request.inputs, document, signature.inputs)
+            del document  # Its many lists would be looked through for garbage while we wait.
             outputs = await asyncio.wrap_future(signature.submit(inputs))
         size = sum(value.nbytes for value in outputs.values())
         write = rest_answer.rows if in_rows else rest_answer.columns
