@@ -5,8 +5,8 @@ import csv
 import io
 import json
 import pathlib
-import re
 import random
+import re
 
 import numpy as np
 import pytest

@@ -114,3 +114,22 @@ def test_a_folder_that_appears_at_the_last_moment_is_not_replaced(tmp_path, monk
         (beside / "graph").write_text("second")
     assert (folder / "graph").read_text() == "first"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_is_removed_and_a_link_without_what_it_shows(tmp_path):
+    (tmp_path / "1" / "variables").mkdir(parents=True)
+    (tmp_path / "1" / "variables" / "data").write_text("data")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "2").symlink_to(tmp_path / "other")
+    for name in ("1", "2", "3"):  # there is no third
+        storage.remove(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_folder_goes_out_of_sight_before_its_files_go(tmp_path, monkeypatch):
+    (tmp_path / "1").mkdir()
+    seen = []
+    monkeypatch.setattr(storage.shutil, "rmtree", lambda path: seen.append(path.name))
+    storage.remove(tmp_path / "1")
+    assert not (tmp_path / "1").exists()
+    assert len(seen) == 1 and not seen[0].isdecimal()

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -143,8 +144,55 @@ def test_a_damaged_model_is_refused(doubling, tmp_path, capsys):
     assert "`SAVED_MODEL` must load" in err
 
 
-def test_a_model_of_several_inputs_is_refused_with_their_names(tmp_path, capsys):
-    specs = [tf.TensorSpec([None], tf.float32, "left"), tf.TensorSpec([None], tf.float32, "right")]
+@pytest.fixture(scope="module")
+def ratio(tmp_path_factory):
+    """A model of two columns that answers top / bottom."""
+    specs = [tf.TensorSpec([None], tf.float32, name) for name in ("top", "bottom")]
+
+    @tf.function(input_signature=specs)
+    def divide(top, bottom):
+        return {"ratio": top / bottom}
+
+    return save(tmp_path_factory.mktemp("ratio") / "1", divide)
+
+
+def test_columns_are_given_by_name_in_any_order(ratio, capsys):
+    code, out, _ = predict(capsys, ratio, "top=1,bottom=4", "bottom=2, top=3")
+    assert code == 0
+    assert [line.split()[-1] for line in out.splitlines()] == ["ratio", "0.25", "1.5"]
+
+
+def test_a_single_column_needs_no_name(tmp_path, capsys):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def half_plus_two(x):
+        return {"y": 0.5 * x + 2}
+
+    model = save(tmp_path / "1", half_plus_two)
+    out = predict(capsys, model, "1", "x=2", "-3")[1]
+    assert [line.split()[-1] for line in out.splitlines()] == ["y", "2.5", "3", "0.5"]
+
+
+def test_without_names_columns_are_in_the_order_that_the_export_tells(ratio, tmp_path, capsys):
+    for order in ("top,bottom", "bottom,top"):
+        folder = shutil.copytree(ratio, tmp_path / order)
+        (folder / "assets.extra").mkdir()
+        inputs = dict.fromkeys(order.split(","), "float32 [batch]")
+        details = {"signatures": {"serving_default": {"inputs": inputs}}}
+        (folder / "assets.extra" / "tfbp.json").write_text(json.dumps(details))
+    assert predict(capsys, tmp_path / "top,bottom", "1,4")[1].split()[-1] == "0.25"
+    assert predict(capsys, tmp_path / "bottom,top", "1,4")[1].split()[-1] == "4"
+    assert "must be 2 numbers" in predict(capsys, tmp_path / "bottom,top", "1,4,5")[2]
+
+
+@pytest.mark.parametrize("given", ["1,4", "top=1", "top=1,bottom=2,side=3", "top=1,bottom"])
+def test_columns_that_are_not_all_named_are_refused(ratio, given, capsys):
+    code, out, err = predict(capsys, ratio, given)
+    assert (code, out) == (2, "")
+    assert "`INPUT` must be " in err
+
+
+def test_inputs_that_are_no_columns_are_refused_with_their_names(tmp_path, capsys):
+    specs = [tf.TensorSpec([None, 2], tf.float32, name) for name in ("left", "right")]
 
     @tf.function(input_signature=specs)
     def add(left, right):
@@ -153,3 +201,25 @@ def test_a_model_of_several_inputs_is_refused_with_their_names(tmp_path, capsys)
     code, _, err = predict(capsys, save(tmp_path / "1", add), "1")
     assert code == 2
     assert "['left', 'right']" in err
+
+
+@pytest.mark.parametrize(("answer", "bad"), [("class", ""), ("y", float("nan"))])
+def test_image_files_are_sent_as_they_are_and_a_bad_one_is_named(answer, bad, tmp_path, capsys):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def sizes(image_bytes):
+        length = tf.strings.length(image_bytes)
+        value = tf.as_string(length) if answer == "class" else tf.cast(length, tf.float32)
+        return {answer: tf.where(length > 20, value, bad)}
+
+    model = save(tmp_path / "1", sizes, name="image_bytes")
+    files = [png(tmp_path / f"{edge}.png", np.zeros((edge, edge, 3))) for edge in (2, 40)]
+    code, out, _ = predict(capsys, model, *files)
+    assert code == 0
+    assert [float(line.split()[-1]) for line in out.splitlines()[1:]] == [
+        file.stat().st_size for file in files
+    ]
+    (tmp_path / "text.png").write_text("no image")
+    code, out, err = predict(capsys, model, *files, tmp_path / "text.png")
+    assert (code, out) == (2, "")
+    assert "`INPUT` must be a JPEG, PNG, GIF or BMP file" in err and "text.png" in err
+    assert "No such file" in predict(capsys, model, tmp_path / "none.png")[2]

@@ -67,6 +67,7 @@ def test_of_an_animation_the_first_frame_is_left():
     whole = animation()
     cut, size = headers.read(whole)
     assert size.numpy().tolist() == [20, 30]
+    assert headers.first_frame(whole) == cut
     assert len(cut.numpy()) < len(whole) / 2
     with Image.open(io.BytesIO(whole)) as theirs, Image.open(io.BytesIO(cut.numpy())) as ours:
         assert (theirs.n_frames, ours.n_frames) == (4, 1)

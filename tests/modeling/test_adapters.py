@@ -142,8 +142,11 @@ def test_after_merging_the_model_is_what_it_was(trainable):
     for name, value in values(model).items():
         np.testing.assert_array_equal(value, before[name])
     # They learn on, though they were merged while they were frozen.
-    changed = train(model, IMAGES, "body/conv_.*")
-    assert changed == {name for name in before if "lora_" in name}
+    fitted = {name for name in before if "lora_" in name}
+    assert train(model, IMAGES, "body/conv_.*") == fitted
+    for value in (False, True):  # as Keras sets them itself
+        model.trainable = value
+        assert {named(model)[name].trainable for name in fitted} == {value}
 
 
 def test_a_model_that_is_saved_merged_has_no_adapters_and_fits_an_adapted_one(tmp_path):

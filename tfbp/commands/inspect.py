@@ -54,10 +54,10 @@ def _facts(folder: pathlib.Path, details: Mapping) -> list[tuple[str, str]]:
     if "fingerprints" in details:
         facts.append(("weights", f"SHA-256 {details['fingerprints']['model']}"))
     for phase in details.get("phases", ()):
-        proof = phase["proof"]
-        learnt, frozen = proof["trained_variables"], proof["frozen_variables"]
-        text = f"{learnt} variables learnt, {frozen} frozen ones are what they were"
-        facts.append((f"proof of {phase['name']}", text))
+        if "trained_variables" in phase["proof"]:
+            learnt, frozen = (phase["proof"][f"{part}_variables"] for part in ("trained", "frozen"))
+            text = f"{learnt} variables learnt, {frozen} frozen ones are what they were"
+            facts.append((f"proof of {phase['name']}", text))
     if "parity" in details:
         parity = details["parity"]
         facts.append(

@@ -88,12 +88,13 @@ def _reader(
     name: str, specs: Mapping[str, tf.TensorSpec], details: Mapping
 ) -> Callable[[str], Row]:
     """Returns what makes one input, as the command line gives it, one row of the batch."""
+    if specs and all(spec.shape.rank == 1 and spec.dtype.is_floating for spec in specs.values()):
+        # A SavedModel alone does not keep the order of its inputs.
+        told = details.get("signatures", {}).get(name, {}).get("inputs")
+        order = list(specs) if len(specs) == 1 else told and list(told)
+        return lambda text: _columns(text, specs, order)
     if len(specs) != 1:
-        if not all(spec.shape.rank == 1 and spec.dtype.is_floating for spec in specs.values()):
-            raise mistake(f"signature {name}", "must take one batch of inputs", sorted(specs))
-        # Of others the order is not known: a SavedModel does not keep it.
-        order = details.get("signatures", {}).get(name, {}).get("inputs")
-        return lambda text: _columns(text, specs, order and list(order))
+        raise mistake(f"signature {name}", "must take one batch of inputs", sorted(specs))
     ((key, spec),) = specs.items()
     if name == "image_bytes":
         return lambda text: {key: np.array(_content(text), object)}
@@ -101,8 +102,6 @@ def _reader(
         return lambda text: {key: np.array(text.encode(), object)}
     if spec.shape.rank == 4 and spec.shape[-1] in (1, 3):
         return lambda text: {key: _image(text, *spec.shape[1:])}
-    if spec.shape.rank == 1:
-        return lambda text: {key: _numbers(text, 1)[0]}
     if spec.shape.rank == 2:
         return lambda text: {key: _numbers(text, spec.shape[1])}
     raise UserError(f"`SAVED_MODEL` must take images, text or numbers. It takes {spec}.")

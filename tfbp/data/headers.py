@@ -19,7 +19,7 @@ def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         content: string []: the bytes of a JPEG, PNG, GIF or BMP file.
 
     Returns:
-        string [], and [height, width] in pixels: int32 [2], over 32,767 × 65,536 negative.
+        string [], and [height, width] in pixels: int32 [2]; 2^31 and more are negative there.
 
     Raises:
         tf.errors.InvalidArgumentError: another format, or a header that is broken; when it runs.
@@ -35,6 +35,11 @@ def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ],
         default=lambda: (content, _bmp(content)),
     )
+
+
+def first_frame(content: tf.Tensor) -> tf.Tensor:
+    """Returns the file, of a GIF its first frame alone: what `read` returns, without its checks."""
+    return tf.cond(_starts(content, _GIF), lambda: _gif(content)[0], lambda: content)
 
 
 def _starts(content: tf.Tensor, mark: bytes) -> tf.Tensor:

@@ -208,8 +208,10 @@ def check_format(size: int | None, channels: int) -> None:
 
 
 def _pixels(content: tf.Tensor, largest: int | None = None) -> tf.Tensor:
-    content, size = headers.read(content)
-    if largest is not None:
+    if largest is None:
+        content = headers.first_frame(content)
+    else:
+        content, size = headers.read(content)
         within = tf.Assert(tf.reduce_all((size > 0) & (size <= largest)), [size])
         with tf.control_dependencies([within]):
             content = tf.identity(content)

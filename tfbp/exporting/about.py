@@ -62,9 +62,16 @@ def signatures(folder: pathlib.Path) -> Signatures:
 
 
 def details(folder: pathlib.Path) -> dict:
-    """Returns `tfbp.json` of an export; {} of a SavedModel without one."""
+    """Returns `tfbp.json` of an export; {} of a SavedModel without one.
+
+    Raises:
+        tfbp.UserError: it is damaged.
+    """
     file = folder / DETAILS
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise mistake("SAVED_MODEL", f"must have a whole tfbp.json ({error})", str(file)) from error
 
 
 def _ordered(items: Mapping, first: Iterable[str]) -> dict:

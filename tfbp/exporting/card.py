@@ -26,6 +26,11 @@ def text(name: str, details: Mapping, labels: Sequence[str]) -> str:
             ),
         ),
     ]
+    if "image_bytes" in details["signatures"]:
+        parts.append(
+            "Pixels are 0 to 255 and images of any size: resizing and preprocessing are inside. "
+            "Files are JPEG, PNG, GIF or BMP."
+        )
     if labels:
         shown = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
         parts.append(f"Its {len(labels)} classes, in `labels.txt`: {shown}.")

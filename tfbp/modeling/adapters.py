@@ -91,9 +91,8 @@ def merged(model: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _merged(layer):
-    name, names = _kernel(layer), _names(layer)
-    kernel = getattr(layer, name)
-    a, b = adapters = [getattr(layer, name) for name in names]
+    kernel = getattr(layer, _kernel(layer))
+    a, b = adapters = [getattr(layer, name) for name in _names(layer)]
     before = keras.ops.copy(kernel.value)
     trainable = [variable.trainable for variable in adapters]
     rank, alpha = layer.lora_rank, layer.lora_alpha
@@ -101,21 +100,19 @@ def _merged(layer):
     kernel.assign(keras.ops.cast(before, a.dtype) + alpha / rank * keras.ops.matmul(a, b))
     # Without them a saved configuration has no adapters, which would be zero when loaded.
     layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
-    for each, variable in zip(names, adapters, strict=True):
+    for variable in adapters:
         # Not `del`: it collects garbage each time, which takes a third of a second.
         layer._untrack_variable(variable)
-        layer._delete_tracking(each)
     try:
         yield
     finally:
         kernel.assign(before)
         layer.lora_enabled, layer.lora_rank, layer.lora_alpha = True, rank, alpha
         layer._tracker.unlock()
-        for each, variable, value in zip(names, adapters, trainable, strict=True):
-            # Keras would count a frozen one among the statistics, which never learn again.
+        for variable, value in zip(adapters, trainable, strict=True):
+            # Keras would count a frozen one among the statistics, which it never trains again.
             variable.trainable = True
             layer._track_variable(variable)
-            layer._track_trackable(variable, each, overwrite=True)
             variable.trainable = value
         layer._tracker.lock()
 
