@@ -15,7 +15,7 @@ _TORCH = keras.applications.densenet.preprocess_input  # mean and deviation of I
 _PREPROCESSING = (
     (r"vgg(16|19)|resnet\d+", _CAFFE),
     (r"resnet\d+v2|inception_v3|inception_resnet_v2|xception|nasnet(_mobile|_large)?", _TF),
-    (r"mobilenet(v2)?_[\d.]+_\d+", _TF),
+    (r"mobilenet(v2)?_[\d.]+_(\d+|none)", _TF),
     (r"densenet\d+", _TORCH),
     (r"efficientnetb\d", None),
 )
