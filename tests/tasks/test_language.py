@@ -168,6 +168,25 @@ def test_prompts_may_be_empty_and_so_may_what_follows(generate):
     assert len(write(generate, [""], length=5)[0]) == 5
 
 
+def test_no_prompts_are_answered_by_no_texts(generate):
+    answer = generate(prompt=np.array([], object), length=3, temperature=1.0, top_k=0, seed=0)
+    assert answer["text"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"length": -1}, "`length` must be at least 0"),
+        ({"length": 10_001}, "`length` must be at most 10000 tokens"),
+        ({"temperature": -0.1}, "`temperature` must be at least 0"),
+        ({"temperature": float("nan")}, "`temperature` must be at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_the_graph(generate, settings, rule):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rule):
+        write(generate, ["the"], **settings)
+
+
 def test_a_model_that_is_compiled_for_training_writes_as_before(generate):
     model = network()
     phase = Phase("fit", ".*", epochs=1, learning_rate=0.1)

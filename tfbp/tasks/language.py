@@ -13,6 +13,9 @@ from tfbp.tasks import probe, sampling
 from tfbp.tasks.stepper import Stepper
 from tfbp.tasks.task import Signature
 
+# Tokens that one call may write: a server's memory and threads are not one client's.
+LONGEST = 10_000
+
 
 class LanguageModel:
     """Prediction of each next token, or of the one after a window, by softmax cross-entropy.
@@ -77,11 +80,11 @@ class LanguageModel:
         nothing before it: `tokens` (int32 [batch], how many), `log_likelihood` (float32 [batch],
         nats) and `perplexity` (float32 [batch]; 1 when there is no token).
 
-        `generate` takes `prompt` (string [batch]), `length` (int32 [], tokens to write),
-        `temperature` (float32 []; 0 takes the likeliest token), `top_k` (int32 []; 0 draws from all
-        tokens) and `seed` (int64 []), and answers `text` (string [batch]), the prompt and what
-        follows. A row's text depends on its prompt, not on its neighbours, and `[UNK]` is never
-        written.
+        `generate` takes `prompt` (string [batch]), `length` (int32 [], tokens to write, 0 to
+        10,000), `temperature` (float32 [], at least 0, which takes the likeliest token), `top_k`
+        (int32 []; 0 draws from all tokens) and `seed` (int64 []), and answers `text` (string
+        [batch]), the prompt and what follows. A row's text depends on its prompt, not on its
+        neighbours, and `[UNK]` is never written.
 
         `init_state` takes `prompt` (string [batch]; "" for none) and answers `logits` (float32
         [batch, vocabulary]) of the token after it, and `state_0`, `state_1`, … (float32 [batch,
@@ -105,6 +108,12 @@ class LanguageModel:
             return {"log_likelihood": -loss, "perplexity": tf.exp(mean), "tokens": count}
 
         def generate(prompt, length, temperature, top_k, seed):
+            tf.debugging.assert_non_negative(length, "`length` must be at least 0")
+            tf.debugging.assert_less_equal(
+                length, LONGEST, f"`length` must be at most {LONGEST} tokens"
+            )
+            # NaN is not at least 0 either.
+            tf.debugging.assert_greater_equal(temperature, 0.0, "`temperature` must be at least 0")
             read = vocabulary.encode(prompt)
             tokens, mask = _dense(read)
             batch = tf.shape(tokens)[0]
@@ -112,7 +121,7 @@ class LanguageModel:
             logits = logits[:, -1]
             unknown = tf.one_hot(0, vocabulary.size, on_value=float("inf"), off_value=0.0)
             written = tf.zeros([length, batch], tf.int32)
-            for step in tf.range(length):
+            for step in tf.range(tf.where(batch > 0, length, 0)):
                 token = sampling.draw(
                     logits - unknown,
                     temperature=temperature,
