@@ -113,3 +113,5 @@ class _Lines(logging.Handler):
     def emit(self, record):
         mark = "Warning: " if record.levelno >= logging.WARNING else ""
         print(f"{mark}{record.getMessage()}", file=sys.stderr)
+        if record.exc_info:
+            print(logging.Formatter().formatException(record.exc_info), file=sys.stderr)

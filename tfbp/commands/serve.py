@@ -84,9 +84,19 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
         )
         if written.unbatched:
             logging.warning(
-                "--enable_batching is left out: TensorFlow Serving would refuse %s, which take or "
-                "answer values without a batch dimension.",
+                "--enable_batching is left out: TensorFlow Serving would fail %s, which take or "
+                "answer values without a batch dimension, or take rows of different sizes.",
                 ", ".join(written.unbatched),
+            )
+        if written.whole:
+            logging.warning(
+                "All versions of %s will be loaded: with labels TensorFlow Serving takes up new "
+                "versions only so. Delete those that nobody needs.",
+                ", ".join(written.whole),
+            )
+        if written.skipped:
+            logging.warning(
+                "Left out, without a version that can be loaded: %s.", ", ".join(written.skipped)
             )
         print(shlex.join(written.command))
         return

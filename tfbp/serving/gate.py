@@ -52,8 +52,9 @@ class Gate:
             StatusError: the token is wrong (UNAUTHENTICATED), all places are taken
                 (RESOURCE_EXHAUSTED), or the server is going down (UNAVAILABLE).
         """
-        expected = f"Bearer {self._token}".encode()
-        if self._token and not hmac.compare_digest(authorization.encode(), expected):
+        scheme, _, token = authorization.partition(" ")
+        known = hmac.compare_digest(token.strip().encode(), self._token.encode())
+        if self._token and not (known and scheme.lower() == "bearer"):
             raise StatusError(Code.UNAUTHENTICATED, "A bearer token is required")
         with self._lock:
             if self._shut:

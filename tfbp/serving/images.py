@@ -1,6 +1,12 @@
 """The size that the header of an encoded image announces, read without decoding the image."""
 
+import re
 import struct
+
+
+_FILL = re.compile(rb"\xff+")
+# Cameras and editors write some tens; each is at most 64 KiB.
+_MOST_SEGMENTS = 1000
 
 
 def pixels(content: bytes) -> int | None:
@@ -24,18 +30,18 @@ def pixels(content: bytes) -> int | None:
 def _jpeg(content: bytes) -> tuple[int, int]:
     """Returns width and height of the largest frame header (SOF0 to SOF15) before the scan.
 
-    The markers are those of ITU-T T.81, table B.1; C4, C8 and CC among them start no frame.
+    The markers are those of ITU-T T.81, table B.1; C4, C8 and CC among them start no frame. One
+    with more segments than any program writes counts as the largest that there can be.
     """
     position, size = 2, (0, 0)
-    while position < len(content):
-        if content[position] != 0xFF:
-            break
+    for _ in range(_MOST_SEGMENTS):
+        fill = _FILL.match(content, position)
+        if fill is None:
+            return size
+        position = fill.end() - 1
         marker = content[position + 1] if position + 1 < len(content) else 0xD9
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
         if marker in (0xD9, 0xDA):
-            break
+            return size
         if 0xD0 <= marker <= 0xD8 or marker == 0x01:  # without a length
             position += 2
             continue
@@ -44,4 +50,4 @@ def _jpeg(content: bytes) -> tuple[int, int]:
             height, width = struct.unpack_from(">HH", content, position + 5)
             size = max(size, (width, height), key=lambda found: found[0] * found[1])
         position += 2 + max(length, 2)
-    return size
+    return 0xFFFF, 0xFFFF

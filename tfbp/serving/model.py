@@ -38,6 +38,7 @@ class Model:
         self._loaded: dict[int, Stamp] = {}
         self._broken: dict[int, Stamp] = {}
         self._seen: dict[int, Stamp] | None = None
+        self._unreadable = ""
 
     def acquire(self, number: int | None) -> Version | None:
         """Returns the newest version, or the one asked for, with the caller among its users."""
@@ -55,8 +56,18 @@ class Model:
             return dict(self._states)
 
     def scan(self) -> None:
-        """Looks at the folder once: loads, swaps and retires what has come and gone."""
-        found = _stamps(self._folder)
+        """Looks at the folder once: loads, swaps and retires what has come and gone.
+
+        Where it cannot be read, the log says so once, and what is loaded goes on.
+        """
+        try:
+            found = _stamps(self._folder)
+        except OSError as error:
+            if str(error) != self._unreadable:
+                logging.error("The folder of %s cannot be read: %s", self._name, error)
+            self._unreadable = str(error)
+            return
+        self._unreadable = ""
         before = found if self._seen is None else self._seen
         self._seen = found
         # What is missing for the first time may be just being replaced: it is there and unrested.
@@ -140,18 +151,33 @@ def _number(name: str) -> int | None:
     return int(name) if name.isascii() and name.isdecimal() and len(name) < 19 else None
 
 
-def _stamps(folder: pathlib.Path) -> dict[int, Stamp]:
-    """Returns version → stamp of the versions in a folder; none where it is gone."""
-    stamps = {}
+def is_folder(entry: os.DirEntry) -> bool:
+    """Returns whether an entry is a folder or links to one. A link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def version_names(folder: pathlib.Path) -> dict[int, str]:
+    """Returns version → name of its folder within a model's; none where that is gone.
+
+    Raises:
+        OSError: the folder of the model cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                number = _number(entry.name)
-                if number is not None and entry.is_dir():
-                    stamps[number] = (entry.name, tuple(sorted(_files(entry.path, ""))))
+            names = [entry.name for entry in entries if is_folder(entry)]
     except FileNotFoundError:
-        pass
-    return stamps
+        return {}
+    return {number: name for name in names if (number := _number(name)) is not None}
+
+
+def _stamps(folder: pathlib.Path) -> dict[int, Stamp]:
+    return {
+        number: (name, tuple(sorted(_files(os.path.join(folder, name), ""))))
+        for number, name in version_names(folder).items()
+    }
 
 
 def _files(folder: str, prefix: str) -> list[tuple[str, int, int, int]]:
@@ -159,11 +185,19 @@ def _files(folder: str, prefix: str) -> list[tuple[str, int, int, int]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
+                # A link is not followed down: it may lead in circles.
+                if entry.is_dir(follow_symlinks=False):
                     files += _files(entry.path, f"{prefix}{entry.name}/")
                 else:
-                    at = entry.stat()
-                    files.append((prefix + entry.name, at.st_size, at.st_mtime_ns, at.st_ino))
+                    files.append(_file(entry, prefix + entry.name))
     except (FileNotFoundError, NotADirectoryError):  # Deleted while it was looked at.
         pass
     return files
+
+
+def _file(entry: os.DirEntry, name: str) -> tuple[str, int, int, int]:
+    try:
+        at = entry.stat()
+    except OSError:  # It leads nowhere. Whether the model needs it, loading will tell.
+        return name, -1, -1, -1
+    return name, at.st_size, at.st_mtime_ns, at.st_ino

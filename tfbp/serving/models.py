@@ -4,12 +4,13 @@ import contextlib
 import os
 import pathlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from absl import logging
 
+from tfbp.errors import mistake
 from tfbp.serving.limits import Limits
-from tfbp.serving.model import Model
+from tfbp.serving.model import Model, is_folder
 from tfbp.serving.status import Code, StatusError, invalid
 from tfbp.serving.version import Version
 
@@ -112,7 +113,7 @@ class Models:
             try:
                 self._scan()
             except Exception as error:  # The watching must outlive whatever lies in the folder.
-                logging.error("The folder of models could not be read.", exc_info=error)
+                logging.error("The models in %s: %s", self._folder, error, exc_info=error)
 
     def _scan(self) -> None:
         for name, folder in model_folders(self._folder).items():
@@ -123,13 +124,24 @@ class Models:
             model.scan()
 
 
+def check_labels(labels: Mapping[str, Mapping[str, int]], models: Iterable[str]) -> None:
+    """Refuses labels for what is no model.
+
+    Raises:
+        tfbp.UserError: a labelled model is not among `models`.
+    """
+    models = set(models)
+    for name in labels.keys() - models:
+        raise mistake("--labels", "must name a model", name, models)
+
+
 def model_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Returns name → folder of the models in a folder, which may be that of one model itself."""
     if _is_model(folder):
         return {folder.resolve().name: folder}
     try:
         with os.scandir(folder) as entries:
-            found = [pathlib.Path(entry.path) for entry in entries if entry.is_dir()]
+            found = [pathlib.Path(entry.path) for entry in entries if is_folder(entry)]
     except FileNotFoundError:
         return {}
     return {path.name: path for path in sorted(found) if _is_model(path)}
@@ -138,6 +150,8 @@ def model_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 def _is_model(folder: pathlib.Path) -> bool:
     try:
         with os.scandir(folder) as entries:
-            return any(entry.name.isdecimal() and entry.is_dir() for entry in entries)
-    except FileNotFoundError:
+            return any(entry.name.isdecimal() and is_folder(entry) for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:  # It may be one; whoever reads it says why not.
+        return True

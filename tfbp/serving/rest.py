@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST API, version 1, as a Starlette application."""
+"""TensorFlow Serving's REST API, version 1, as an ASGI application."""
 
 import asyncio
 import json
@@ -7,10 +7,9 @@ import urllib.parse
 from collections.abc import Callable
 
 from google.protobuf import json_format
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from tfbp.serving import answers, rest_answer, rest_request, status
@@ -28,19 +27,20 @@ _SHOW = re.compile(_MODEL + r"(?:/(metadata))?", re.IGNORECASE)
 _LARGE = 64 * 2**10
 # A body so many times over the limit is not read to its end any more.
 _PATIENCE = 4
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+# How long the rest of a body is read, and thrown away, that the answer does not depend on. A client
+# that still sends when the connection is closed may not see the answer.
+_DRAIN_SECONDS = 0.5
 
 
 class Rest:
-    """The REST API over the models.
-
-    Attributes:
-        app: the ASGI application.
-    """
+    """The REST API over the models, an ASGI application."""
 
     def __init__(self, models: Models, gate: Gate, limits: Limits):
         self._models, self._gate, self._limits = models, gate, limits
-        self.app = Starlette(routes=[Route("/{path:path}", self._answer, methods=_METHODS)])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         headers = {}
@@ -57,8 +57,8 @@ class Rest:
             text = json.dumps({"error": cleaned.message}, ensure_ascii=False)
             if code is Code.UNAUTHENTICATED:
                 headers["www-authenticate"] = "Bearer"
-            if code is Code.DEADLINE_EXCEEDED or isinstance(error, _BodyTooLarge):
-                headers["connection"] = "close"  # The rest of the body is not waited for.
+        if code is Code.UNAVAILABLE or not await self._ended(request, code):
+            headers["connection"] = "close"
         content = text.encode(errors="replace")
         return Response(content, HTTP[code], headers, media_type="application/json")
 
@@ -85,6 +85,23 @@ class Rest:
             return _json(answers.status(self._models.status(name, number, label)))
         raise malformed
 
+    async def _ended(self, request: Request, code: Code) -> bool:
+        """Returns whether the request has been read to its end, which is waited for shortly."""
+        announced = request.headers.get("content-length", "0") != "0"
+        if not announced and "transfer-encoding" not in request.headers:
+            return True
+        if getattr(request.state, "ended", False):
+            return True
+        if code is Code.DEADLINE_EXCEEDED or "expect" in request.headers:
+            return False
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                async for _ in request.stream():
+                    pass
+        except (TimeoutError, ClientDisconnect):
+            return False
+        return True
+
     async def _body(self, request: Request) -> bytes:
         encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding != "identity":
@@ -96,6 +113,7 @@ class Rest:
                 parts.append(part)
             elif size > _PATIENCE * limit:
                 raise _BodyTooLarge(limit)
+        request.state.ended = True
         # Read to its end where that is not far: a client that still sends sees no answer.
         if size > limit:
             raise _BodyTooLarge(limit)
@@ -108,7 +126,7 @@ class Rest:
             signature = version.signature(rest_request.signature_name(document))
             inputs, in_rows = await _call(large, rest_request.inputs, document, signature.inputs)
             del document  # Its many lists would be looked through for garbage while we wait.
-            outputs = await asyncio.wrap_future(signature.submit(inputs))
+            outputs = await asyncio.wrap_future(await _call(large, signature.submit, inputs))
         size = sum(value.nbytes for value in outputs.values())
         write = rest_answer.rows if in_rows else rest_answer.columns
         return await _call(size > _LARGE, write, outputs)

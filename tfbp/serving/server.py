@@ -1,5 +1,6 @@
 """The server: the models of a folder behind a REST and a gRPC port, from start to drain."""
 
+import errno
 import pathlib
 import socket
 import threading
@@ -14,7 +15,7 @@ from tfbp.serving import rpc
 from tfbp.serving.connection import protocol
 from tfbp.serving.gate import Gate
 from tfbp.serving.limits import Limits
-from tfbp.serving.models import Models, model_folders
+from tfbp.serving.models import Models, check_labels, model_folders
 from tfbp.serving.rest import Rest
 
 # Idle connections are kept as long as nginx keeps them; clients that reuse one are not surprised.
@@ -41,7 +42,8 @@ class Server:
         port, grpc_port: those that are listened on.
 
     Raises:
-        tfbp.UserError: the folder holds no model, or a port is taken.
+        tfbp.UserError: the folder holds no model or not the labelled one, the host is no address
+            of this machine, or a port is taken.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Server:
     ):
         limits = limits or Limits()
         folder = pathlib.Path(folder)
-        if not folder.is_dir() or not model_folders(folder):
+        models = model_folders(folder) if folder.is_dir() else {}
+        if not models:
             raise mistake(
                 "SAVED_MODELS", "must be a folder that holds MODEL/VERSION/ folders", str(folder)
             )
+        check_labels(labels or {}, models)
         self._limits = limits
         self._models = Models(folder, limits, labels)
         self._gate = Gate(token, limits.max_concurrency)
@@ -68,6 +72,9 @@ class Server:
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=1024)
         except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                rule = f"must be an address of this machine ({error.strerror})"
+                raise mistake("--host", rule, host) from None
             raise mistake("--port", f"must be free on {host} ({error.strerror})", port) from None
         self.port = self._socket.getsockname()[1]
         self._grpc = grpc.server(
@@ -88,7 +95,7 @@ class Server:
             raise mistake("--grpc_port", f"must be free on {host}", grpc_port) from None
         self._http = uvicorn.Server(
             uvicorn.Config(
-                Rest(self._models, self._gate, limits).app,
+                Rest(self._models, self._gate, limits),
                 http=protocol(
                     limits.deadline_seconds, CONNECTIONS_FOR_EACH_REQUEST * limits.max_concurrency
                 ),

@@ -15,6 +15,8 @@ from tfbp.serving.status import Code, StatusError, invalid
 
 # TensorFlow Serving's own mark of binary strings, in the name of an input or of a signature.
 BINARY = "_bytes"
+# Signature and input of tfbp's exports that answer what is no image with an empty row.
+IMAGES = "image_bytes"
 
 
 class Signature:
@@ -66,8 +68,7 @@ class Signature:
                 (INVALID_ARGUMENT), or too many requests wait already (RESOURCE_EXHAUSTED).
         """
         self._check_names(inputs)
-        for name, value in inputs.items():
-            self._check(name, value)
+        inputs = {name: self._checked(name, value) for name, value in inputs.items()}
         counts = {len(value) for name, value in inputs.items() if _open(self.inputs[name])}
         rows = max(counts, default=0)
         if rows > self._limits.max_batch_size:
@@ -98,7 +99,8 @@ class Signature:
             f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
         )
 
-    def _check(self, name: str, value: np.ndarray) -> None:
+    def _checked(self, name: str, value: np.ndarray) -> np.ndarray:
+        """Returns an input, without the images that are too large where the graph allows it."""
         spec = self.inputs[name]
         received = tf.string if value.dtype == object else tf.as_dtype(value.dtype)
         if received != spec.dtype:
@@ -111,14 +113,20 @@ class Signature:
                 f"Input {name} is expected to have shape {shape}, where -1 is any size. "
                 f"Received: {list(value.shape)}"
             )
-        if spec.dtype == tf.string and (name.endswith(BINARY) or self.name.endswith(BINARY)):
-            for content in value.flat:
-                count = images.pixels(content)
-                if count is not None and count > self._limits.max_image_pixels:
-                    raise invalid(
-                        f"An image of {count} pixels is over the limit of "
-                        f"{self._limits.max_image_pixels}"
-                    )
+        if spec.dtype != tf.string or not (name.endswith(BINARY) or self.name.endswith(BINARY)):
+            return value
+        limit = self._limits.max_image_pixels
+        counts = [images.pixels(content) or 0 for content in value.flat]
+        if max(counts, default=0) <= limit:
+            return value
+        if self.name != IMAGES or name != IMAGES:
+            raise invalid(f"An image of {max(counts)} pixels is over the limit of {limit}")
+        kept = np.empty(len(counts), object)
+        kept[:] = [
+            content if count <= limit else b""
+            for content, count in zip(value.flat, counts, strict=True)
+        ]
+        return kept.reshape(value.shape)
 
 
 def _specs(infos: Mapping) -> dict[str, tf.TensorSpec]:
