@@ -328,6 +328,15 @@ def test_a_loss_that_is_no_number_stops_the_run_by_epoch_and_step(monkeypatch):
         fit(model, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=spoil)])
 
 
+def test_a_phase_whose_updates_all_overflow_in_float16_says_so():
+    x = keras.Input((6, 6, 3))
+    flat = keras.layers.Flatten()(x)
+    head = keras.layers.Dense(2, name="head", dtype="mixed_float16", kernel_initializer="ones")
+    half = keras.Model(x, head(flat))
+    with pytest.raises(ProofFailed, match=r"overflowed in float16.*mixed_bfloat16"):
+        fit(half, phases=[Phase("head", "head", epochs=1, learning_rate=0.1)], batch_size=10)
+
+
 # ---- recipes
 
 
@@ -476,3 +485,35 @@ def test_only_the_ended_run_of_a_recipe_can_be_opened(line, recorded):
     run_directory.claim("begun", {"recipe": "line", "config": {}})
     with pytest.raises(UserError, match="that has ended"):
         driver.open_run("begun", "recipes")
+
+
+def test_phases_of_one_name_a_negative_seed_and_what_is_no_model_are_refused():
+    with pytest.raises(UserError, match="`phases` must have different names"):
+        fit(phases=(PHASES[0], PHASES[0]))
+    with pytest.raises(UserError, match="`seed` must be at least 0"):
+        fit(seed=-1)
+    with pytest.raises(UserError, match="`model` must be a Keras model"):
+        fit("model")
+
+
+def test_one_phase_and_one_id_need_no_list():
+    run = fit(phases=PHASES[0], allow="random-frozen")
+    assert [phase["name"] for phase in run.result["phases"]] == ["head"]
+
+
+def test_a_split_that_is_not_there_cannot_be_evaluated():
+    run = fit(phases=PHASES[0])
+    with pytest.raises(UserError, match=r"`examples` must be Examples.*Received: None"):
+        run.evaluate(run.splits.test)
+
+
+def test_a_run_whose_data_has_changed_is_neither_gone_on_with_nor_opened(line):
+    run = driver.run(line, line.Config(workdir="mine"))
+    assert driver.open_run("mine", "recipes").result == run.result
+    changed = RECIPE.replace("[[1.0], [-2.0]]", "[[1.0], [-3.0]]")
+    pathlib.Path("recipes/line.py").write_text(changed)
+    other = recipe.load("line", "recipes")
+    with pytest.raises(UserError, match="differs in `examples`"):
+        driver.run(other, other.Config(workdir="mine"))
+    with pytest.raises(UserError, match="its examples have changed since"):
+        driver.open_run("mine", "recipes")

@@ -194,3 +194,17 @@ def test_a_recipe_that_lacks_a_part_is_refused(folder):
     (folder / "third.py").write_text(GOOD.replace("def phases", "def stages"))
     with pytest.raises(UserError, match=r"third\.py lacks `phases`"):
         recipe.load("third", folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = 1\ndef f(:\n", "fails at line 2: SyntaxError"),
+        ("\nimport nowhere_to_be_found\n", "fails at line 2: ModuleNotFoundError"),
+        ("def f():\n    raise KeyError('a')\n\nf()\n", "fails at line 2: KeyError"),
+    ],
+)
+def test_a_recipe_whose_code_fails_is_refused_with_the_line(folder, code, message):
+    (folder / "third.py").write_text(code)
+    with pytest.raises(UserError, match=message):
+        recipe.load("third", folder)

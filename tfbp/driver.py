@@ -69,12 +69,13 @@ def fit(
         tfbp.training.proof.ProofFailed: something frozen changed, or something did not learn.
     """
     strategy = strategies.resolve(strategy)
-    it = Run(model, splits, task, tuple(phases), batch_size, seed, strategy, gradients)
+    phases = (phases,) if isinstance(phases, Phase) else tuple(phases)
+    it = Run(model, splits, task, phases, batch_size, seed, strategy, gradients)
     if workdir is not None:
         weights = task.class_weights_for(splits.train)
         asked = {
             "batch_size": batch_size,
-            "examples": splits.train.fingerprint,
+            "examples": _examples(splits),
             "model": fingerprint.of_json([weight.shape for weight in model.weights]),
             "phases": [dataclasses.asdict(phase) for phase in phases],
             "seed": seed,
@@ -104,12 +105,12 @@ def run(recipe: types.ModuleType, config: recipes.Config) -> Run:
     Raises: what `fit` and `Run.export` raise.
     """
     name = recipes.name_of(recipe)
-    asked = _asked(recipe, config)
-    directory = config.workdir or run_directory.next_or_unfinished(f"runs/{name}", asked)
-    run_directory.check(directory, asked)
     exports = pathlib.Path(config.export_dir) / name
     versions.check_writable(exports)
     it = _build(recipe, config)
+    asked = _asked(recipe, config) | {"examples": _examples(it.splits)}
+    directory = config.workdir or run_directory.next_or_unfinished(f"runs/{name}", asked)
+    run_directory.check(directory, asked)
     if run_directory.ended(directory):
         logging.info("%s has ended already: nothing to do.", directory)
         it.directory = pathlib.Path(directory)
@@ -171,16 +172,25 @@ def open_run(directory: str, recipes_folder: str) -> Run:
     """Returns a run that has ended, rebuilt from its directory: model, splits, history, result.
 
     Raises:
-        tfbp.UserError: the directory holds no such run.
+        tfbp.UserError: the directory holds no such run, or its examples are not what they were.
     """
     asked, _ = run_directory.read(directory), run_directory.read(directory, run_directory.RESULT)
     if "recipe" not in asked:
         raise mistake("run", "must be the directory of a recipe's run", directory)
     recipe = recipes.load(asked["recipe"], recipes_folder)
     it = _build(recipe, recipes.from_settings(recipe.Config, asked["config"]))
+    if asked["examples"] != _examples(it.splits):
+        # Its test examples may be others now, and among them some that it was trained on.
+        rule = "must be a run whose data is what it was trained on; its examples have changed since"
+        raise mistake("run", rule, directory)
     it.task.check(it.model, it.splits.train)
     it.directory = pathlib.Path(directory)
     return _read(it)
+
+
+def _examples(splits: Splits) -> str:
+    """Returns what tells whether examples are the same, in all splits."""
+    return fingerprint.of_json({name: each.fingerprint for name, each in splits.parts().items()})
 
 
 def _asked(recipe: types.ModuleType, config: recipes.Config) -> dict:

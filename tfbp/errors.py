@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A mistake that the user can mend. The command line prints its message and exits with 2."""
 
 
+class CheckFailed(RuntimeError):
+    """What was trained or exported is not what it must be: a proof or a comparison failed."""
+
+
 def mistake(argument: str, rule: str, received: object, known: Iterable[str] = ()) -> UserError:
     """Returns the error for an argument that breaks a rule.
 
@@ -21,7 +25,7 @@ def mistake(argument: str, rule: str, received: object, known: Iterable[str] = (
     known = sorted(known)
     message = f"`{argument}` {rule.rstrip('.')}. Received: {received!r}."
     close = difflib.get_close_matches(str(received), known, n=1, cutoff=0.5)
-    if close:
+    if close and close[0] != str(received):
         message += f" Did you mean {close[0]!r}?"
     if known:
         shown = "\n".join(f" - {name}" for name in known[:40])

@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import sys
+import traceback
 import types
 from typing import TYPE_CHECKING
 
@@ -167,7 +168,7 @@ def load(recipe: str, folder: str | os.PathLike) -> types.ModuleType:
     Its `reference` is what finds it again: that name, or the absolute path.
 
     Raises:
-        tfbp.UserError: no such recipe, or a part of the contract is missing.
+        tfbp.UserError: no such recipe, its code fails, or a part of the contract is missing.
     """
     known = discover(folder)
     path = known.get(recipe) or pathlib.Path(recipe)
@@ -181,7 +182,15 @@ def load(recipe: str, folder: str | os.PathLike) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(f"tfbp_recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:  # A recipe is the user's own: whatever its code raises.
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__, -1)]
+        line = getattr(error, "lineno", None) or lines[-1]
+        kind = type(error).__name__
+        raise UserError(f"The recipe {path} fails at line {line}: {kind}: {error}.") from error
     module.reference = recipe if recipe in known else str(path.resolve())
     missing = [
         name for name in ("Config", "data", "task", "model", "phases") if not hasattr(module, name)

@@ -60,8 +60,15 @@ class Run:
             raise mistake("batch_size", "must be at least 1", self.batch_size)
         if not isinstance(self.gradients, int) or self.gradients < 0:
             raise mistake("gradients", "must be zero or a positive whole number", self.gradients)
+        if not isinstance(self.model, keras.Model):
+            raise mistake("model", "must be a Keras model", self.model)
+        if self.seed < 0:
+            raise mistake("seed", "must be at least 0", self.seed)
         if not self.phases:
             raise mistake("phases", "must be one or more", self.phases)
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            raise mistake("phases", "must have different names", names)
         if self.batch_size > self.splits.train.size:
             logging.warning(
                 "`batch_size` is cut from %d to the %d training examples.",
@@ -79,6 +86,9 @@ class Run:
 
     def evaluate(self, examples: Examples) -> dict:
         """Returns the task's metrics on examples, "loss" first, each example counted once."""
+        if not isinstance(examples, Examples):
+            rule = "must be Examples, such as `splits.test` (None where that split is empty)"
+            raise mistake("examples", rule, examples)
         return self.task.evaluate(self._measure(examples, self.batch_size), examples)
 
     def export(self, folder: str, *, keep_versions: int = 0) -> str:
@@ -202,6 +212,11 @@ def _train_phase(
         watch=it.gradients,
         class_weights=it.task.class_weights_for(it.splits.train),
     )
+    if it.model.optimizer.scales_loss and not it.model.optimizer.iterations.numpy():
+        raise proving.ProofFailed(
+            f"No update was made in phase {phase.name!r}: the gradients of every batch overflowed "
+            "in float16, and loss scaling left them out. Train longer, or in mixed_bfloat16."
+        )
     it.model.optimizer.settle()
     if stopping:
         stopping.restore()

@@ -172,3 +172,17 @@ def test_what_cannot_be_asked_at_all_is_an_error_of_its_own():
     x = keras.Input((5,))
     with pytest.raises(UserError, match=r"must take the examples, which are float32 \[4\]"):
         found(keras.Model(x, keras.layers.Dense(3)(x)), LABELS, Classification(NAMES))
+
+
+@pytest.mark.parametrize("given", [("cat", "bee", "ant"), ("ant", "bee", "owl")])
+def test_classes_that_a_task_names_otherwise_than_the_examples_are_found(given):
+    splits = Splits(Examples.from_arrays(X, LABELS), classes=NAMES)
+    (finding,) = losses.findings(dense(), splits, Classification(given))
+    assert finding.id == "loss-mismatch"
+    assert f"{', '.join(given)} against ant, bee, cat" in finding.message
+    assert not list(losses.findings(dense(), splits, Classification(NAMES)))
+
+
+def test_a_task_may_name_classes_that_have_numbers():
+    splits = Splits(Examples.from_arrays(X, LABELS), classes=("0", "1", "2"))
+    assert not list(losses.findings(dense(), splits, Classification(NAMES)))

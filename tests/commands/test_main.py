@@ -5,9 +5,11 @@ import sys
 import time
 
 import pytest
+from absl import logging
 
 from tfbp import commands
 from tfbp.commands import flags
+from tfbp.errors import CheckFailed, UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -111,3 +113,28 @@ def test_an_interrupted_command_ends_with_code_130(folder, monkeypatch, capsys):
     monkeypatch.setattr(flags, "parse", interrupt)
     assert commands.main(folder, ["list"]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_the_log_shows_the_exception_that_it_is_given(folder, monkeypatch, capsys):
+    def fail(*_, **__):
+        try:
+            raise RuntimeError("the reason")
+        except RuntimeError as error:
+            logging.error("A request failed.", exc_info=error)
+        raise UserError("The end.")
+
+    monkeypatch.setattr(flags, "parse", fail)
+    assert commands.main(folder, ["inspect"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Warning: A request failed."
+    assert lines[-2:] == ["RuntimeError: the reason", "Error: The end."]
+
+
+def test_a_proof_that_fails_is_one_message_and_code_1(folder, monkeypatch, capsys):
+    def fail(*_):
+        raise CheckFailed("Frozen variables changed while training: body/kernel.")
+
+    monkeypatch.setattr("tfbp.commands.list.main", fail)
+    assert commands.main(folder, ["list"]) == 1
+    expected = "Failed: Frozen variables changed while training: body/kernel.\n"
+    assert capsys.readouterr().err == expected

@@ -109,6 +109,18 @@ def test_print_config_writes_the_files_and_prints_the_command(saved_models, caps
     assert "max_batch_size { value: 16 }" in (saved_models / "batching.config").read_text()
 
 
+def test_print_config_warns_of_what_a_label_and_an_empty_model_mean(saved_models, capsys):
+    (saved_models / "empty" / "1").mkdir(parents=True)
+    arguments = ["serve", str(saved_models), "--print_config", "--labels=slow/stable=1"]
+    assert commands.main(ROOT / "recipes", arguments) == 0
+    said = capsys.readouterr().err
+    assert "Warning: All versions of slow will be loaded" in said
+    assert "Warning: Left out, without a version that can be loaded: empty." in said
+    arguments[-1] = "--labels=slwo/stable=1"
+    assert commands.main(ROOT / "recipes", arguments) == 2
+    assert "`--labels` must name a model. Received: 'slwo'. Did you mean" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

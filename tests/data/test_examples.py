@@ -6,6 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples, Splits, order
 from tfbp.errors import UserError
 
@@ -179,6 +180,7 @@ def test_datasets_that_cannot_be_read_are_refused():
         output_signature=(tf.TensorSpec([None]), tf.TensorSpec([], tf.int64)),
     )
     for dataset, message in [
+        ([1], "must be a tf.data.Dataset"),
         (pairs.repeat(), "finite"),
         (pairs.take(0), "at least one example"),
         (pairs.map(lambda x, y: x), r"pairs of tensors \(x, y\)"),
@@ -194,3 +196,9 @@ def test_splits_are_frozen():
     splits = Splits.from_arrays(*labelled_vectors())
     with pytest.raises(dataclasses.FrozenInstanceError):
         splits.train = None
+
+
+def test_a_transform_that_does_not_take_the_examples_is_refused_at_once():
+    splits = Splits.from_arrays(*labelled_vectors())
+    with pytest.raises(UserError, match="`transform` must take the examples"):
+        splits.augmented(augmentation(flip=True))

@@ -36,6 +36,7 @@ def test_numbers_are_classes_on_request(tmp_path):
         ("a,b\n1,2\n", "`target` must name one column"),
         ("a,pricey\n1,2\n", "Did you mean 'pricey'"),
         ("price,a,price\n1,2,3\n", "one column"),
+        ("a,a,price\n1,2,3\n", "'a' has two"),
         ("", "`target` must name one column"),
         ("a,price\n", "at least one row"),
         ("price\n1\n", "a column beside its target"),

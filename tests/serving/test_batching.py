@@ -1,4 +1,5 @@
 import threading
+import time
 from concurrent.futures import Future
 
 import numpy as np
@@ -20,7 +21,7 @@ class Model:
         if not held:
             self.go.set()
 
-    def __call__(self, inputs):
+    def __call__(self, inputs, seconds):
         self.entered.release()
         assert self.go.wait(20)
         self.calls.append(len(inputs["x"]))
@@ -109,8 +110,8 @@ def test_one_bad_request_does_not_spoil_its_batch(batcher):
 
 def test_an_answer_without_its_rows_is_asked_for_again_one_by_one(batcher):
     class Sum(Model):
-        def __call__(self, inputs):
-            return {"y": super().__call__(inputs)["y"].sum(keepdims=True)}
+        def __call__(self, inputs, seconds):
+            return {"y": super().__call__(inputs, seconds)["y"].sum(keepdims=True)}
 
     model = Sum()
     queue = batcher(model)
@@ -164,10 +165,24 @@ def test_closing_answers_what_is_queued():
     assert [answer(one) for one in futures] == [[0], [2], [4]]
 
 
+def test_a_request_whose_deadline_has_passed_is_not_run(batcher):
+    model = Model()
+    queue = batcher(model)
+    first = queue.submit(rows(1), 1)
+    assert model.entered.acquire(timeout=20)
+    late = queue.submit(rows(2), 1, seconds=0.01)
+    time.sleep(0.05)
+    model.go.set()
+    assert answer(first) == [2]
+    with pytest.raises(TimeoutError):
+        late.result(20)
+    assert model.calls == [1]
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=20))
 def test_each_request_gets_its_own_rows(requests):
-    queue = Batcher(lambda inputs: {"y": inputs["x"] * 2}, True, Limits(max_batch_size=8))
+    queue = Batcher(lambda inputs, _: {"y": inputs["x"] * 2}, True, Limits(max_batch_size=8))
     futures = [queue.submit(rows(*values), len(values)) for values in requests]
     assert [answer(one) for one in futures] == [[2 * v for v in values] for values in requests]
     queue.close()

@@ -211,7 +211,9 @@ def test_the_token_is_asked_for_on_both_ports(serve, models):
         status, text = client.ask(f"{TWO}:predict", ask, **headers)
         assert (status, json.loads(text)["error"]) == (401, "A bearer token is required")
         assert client.ask(TWO, **headers)[0] == 401
-    assert client.ask(f"{TWO}:predict", ask, Authorization="Bearer secret")[0] == 200
+    for scheme in ("Bearer", "bearer"):  # RFC 9110, section 11.1
+        headers = {"Authorization": f"{scheme} secret"}
+        assert client.ask(f"{TWO}:predict", ask, **headers)[0] == 200
     message = predict_pb2.PredictRequest()
     message.model_spec.name = "half_plus_two"
     message.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0]))
@@ -304,3 +306,56 @@ def test_no_body_is_answered_500(client, body, model):
     if status != 200:
         assert set(json.loads(text)) == {"error"}
         assert "Traceback" not in text and "site-packages" not in text
+
+
+def test_neither_fill_bytes_nor_endless_segments_of_a_jpeg_hold_anybody_up():
+    began = time.perf_counter()
+    assert images.pixels(b"\xff\xd8" + b"\xff" * 20_000_000) == 0
+    endless = b"\xff\xd8" + b"\xff\xe0\x00\x02" * 5_000_000
+    assert images.pixels(endless) == 0xFFFF**2  # refused, whatever comes behind them
+    assert time.perf_counter() - began < 0.5
+    frame = picture(37, 51, "jpeg")
+    assert images.pixels(b"\xff\xd8" + b"\xff" * 1000 + frame[2:]) == 37 * 51
+
+
+@pytest.mark.parametrize("path", ["/v1/models/half_plus_two:predict", "/other"])
+def test_a_body_that_nobody_reads_keeps_no_connection(serve, models, path):
+    client = serve(models, token="secret")
+    with connect(client) as slow:
+        slow.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\n".encode())
+        slow.sendall(b"Content-Length: 100000000\r\n\r\n{")
+        answer = b"".join(iter(lambda: slow.recv(1000), b""))  # to the end: it is closed
+    assert b" 401 " in answer and b"connection: close" in answer.lower()
+    with connect(client) as kept:  # One that has sent its body keeps its connection.
+        for _ in range(2):
+            kept.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{{".encode())
+            kept.sendall(b"}")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += kept.recv(1000)
+            assert b" 401 " in answer and b"connection: close" not in answer.lower()
+
+
+def test_an_image_that_is_too_large_is_a_bad_row_where_the_export_answers_such(
+    serve, write, tmp_path
+):
+    write.functions(
+        tmp_path / "m" / "1",
+        image_bytes=(
+            lambda image_bytes: {"size": tf.strings.length(image_bytes)},
+            {"image_bytes": tf.TensorSpec([None], tf.string)},
+        ),
+    )
+    client = serve(tmp_path)
+    rows = [{"b64": base64.b64encode(content).decode()} for content in (b"good", bomb(), b"other")]
+    body = {"signature_name": "image_bytes", "instances": rows}
+    assert client.ask("/v1/models/m:predict", body) == (200, '{"predictions": [4, 0, 5]}')
+
+
+def test_a_host_and_a_label_that_are_not_there_are_mistakes(models):
+    with pytest.raises(UserError, match="`--host` must be an address of this machine"):
+        Server(models, host="no.such.host.invalid", port=0, grpc_port=0)
+    with pytest.raises(UserError, match="`--host` must be an address of this machine"):
+        Server(models, host="192.0.2.1", port=0, grpc_port=0)  # RFC 5737: nobody's
+    with pytest.raises(UserError, match=r"`--labels` must name a model.*mean 'half_plus_two'"):
+        Server(models, port=0, grpc_port=0, labels={"half_plus_tow": {"stable": 123}})

@@ -1,6 +1,9 @@
 """Versions that come, go and break while they are served."""
 
+import errno
 import json
+import os
+import pathlib
 import shutil
 import threading
 
@@ -205,3 +208,53 @@ def test_warm_up_requests_are_replayed_before_a_version_answers(serve, folder, w
     # The second one's warm-up fails, which TensorFlow Serving takes for a broken version too.
     assert states(client) == {3: "END", 2: "AVAILABLE", 1: "END"}
     assert constant(client) == 20
+
+
+def test_a_warm_up_file_that_is_cut_off_makes_a_version_broken(serve, folder, write, tmp_path):
+    client = serve(folder.parent)
+    version = write.half_plus(tmp_path / "v2", 20)
+    warm_up(version, [[1.0]])
+    file = version / "assets.extra" / "tf_serving_warmup_requests"
+    file.write_bytes(file.read_bytes()[:4])
+    version.rename(folder / "2")
+    wait(lambda: states(client) == {2: "END", 1: "AVAILABLE"})
+
+
+def test_links_that_lead_nowhere_or_in_circles_harm_no_model(serve, folder, write):
+    (folder.parent / "aaa").mkdir()
+    publish(write, folder.parent / "aaa", 1, 40)
+    for name in ("loop", "aaa/loop", "aaa/2", "aaa/1/loop"):
+        (folder.parent / name).symlink_to(pathlib.Path(name).name)
+    (folder.parent / "aaa" / "1" / "here").symlink_to(".")
+    (folder.parent / "aaa" / "1" / "there").symlink_to(".")
+    (folder.parent / "aaa" / "1" / "gone").symlink_to("nowhere")
+    client = serve(folder.parent)
+    assert constant(client, "/v1/models/aaa:predict") == 40
+    assert constant(client) == 10
+    publish(write, folder, 2, 20)
+    wait(lambda: constant(client) == 20)
+
+
+def test_a_model_that_cannot_be_read_is_logged_once_and_stops_no_other(
+    serve, folder, write, monkeypatch, caplog
+):
+    (folder.parent / "aaa").mkdir()
+    publish(write, folder.parent / "aaa", 1, 40)
+    client = serve(folder.parent)
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("aaa"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    publish(write, folder, 2, 20)
+    wait(lambda: constant(client) == 20)
+    publish(write, folder, 3, 30)
+    wait(lambda: constant(client) == 30)
+    assert constant(client, "/v1/models/aaa:predict") == 40  # What is loaded goes on.
+    said = [record.getMessage() for record in caplog.records if "cannot be read" in record.message]
+    assert said == [
+        f"The folder of aaa cannot be read: [Errno 13] Permission denied: '{folder.parent / 'aaa'}'"
+    ]

@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -51,14 +52,16 @@ def test_the_files_name_every_model_where_it_lies(tmp_path, write):
     ]
 
 
-def test_labels_keep_their_versions_and_the_newest(tmp_path, write):
+def test_labels_keep_their_versions_and_newer_ones_are_taken_up(tmp_path, write):
     for number in (1, 2, 10):
         write.half_plus(tmp_path / "m" / str(number), 2)
     labels = {"m": {"stable": 1, "canary": 10}}
     written = production.write(tmp_path, **PORTS, limits=Limits(), labels=labels)
     model = read(tmp_path)["m"]
     assert dict(model.version_labels) == {"stable": 1, "canary": 10}
-    assert list(model.model_version_policy.specific.versions) == [1, 10]
+    # What comes later is taken up too, as it is here.
+    assert model.model_version_policy.WhichOneof("policy_choice") == "all"
+    assert written.whole == ["m"]
     assert "--allow_version_labels_for_unavailable_models" in written.command
     with pytest.raises(UserError, match="`--labels` must name a version of m"):
         production.write(tmp_path, **PORTS, limits=Limits(), labels={"m": {"stable": 3}})
@@ -76,3 +79,34 @@ def test_a_folder_without_models_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="`SAVED_MODELS` must be a folder that holds"):
         production.write(tmp_path, **PORTS, limits=Limits(), labels={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_batching_is_left_out_where_rows_may_have_any_size(tmp_path, write):
+    spec = tf.TensorSpec([None, None, None, 3], tf.float32)
+    first = (lambda image: {"y": image[:, 0, 0, 0]}, {"image": spec})
+    write.functions(tmp_path / "m" / "1", any=first)
+    written = production.write(tmp_path, **PORTS, limits=Limits(), labels={})
+    assert written.unbatched == ["m/any"]
+    assert "--enable_batching" not in written.command
+
+
+def test_what_is_no_loadable_version_is_passed_over(tmp_path, write):
+    write.half_plus(tmp_path / "m" / "1", 2)
+    (tmp_path / "m" / "7").write_text("a stray file")
+    (tmp_path / "m" / "8").mkdir()
+    (tmp_path / "m" / "9").mkdir()
+    (tmp_path / "m" / "9" / "saved_model.pb").write_bytes(b"half a model")
+    (tmp_path / "n" / "1").mkdir(parents=True)
+    written = production.write(tmp_path, **PORTS, limits=Limits(), labels={"m": {"stable": 1}})
+    assert read(tmp_path).keys() == {"m"}
+    assert written.skipped == ["n"]
+    for number in (7, 8, 9):
+        with pytest.raises(UserError, match="`--labels` must name a version of m"):
+            production.write(tmp_path, **PORTS, limits=Limits(), labels={"m": {"stable": number}})
+
+
+def test_a_label_of_a_model_that_is_not_there_is_a_mistake(tmp_path, write):
+    write.half_plus(tmp_path / "mlp" / "1", 2)
+    labels = {"mpl": {"stable": 1}}
+    with pytest.raises(UserError, match=r"`--labels` must name a model.*mean 'mlp'"):
+        production.write(tmp_path, **PORTS, limits=Limits(), labels=labels)

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -248,6 +250,12 @@ ANSWERS = {
         400,
         error("Cannot convert JSON value: 1e+39 to float without loss of precision."),
     ),
+    "a number that no double holds": (
+        f"{TWO}:predict",
+        '{"inputs": [1e400]}',
+        400,
+        error("JSON Parse error: Number too big to be stored in double."),
+    ),
     "an input that is missing": (
         f"{SHAPES}:predict",
         '{"inputs": {"tag": ["a"]}}',
@@ -376,3 +384,11 @@ def test_what_a_graph_refuses_is_the_clients_fault_and_names_no_path(client):
     status, text = client.ask(f"{SHAPES}:predict", body)
     assert status == 400
     assert "refused" in text and "/secret" not in text and "Traceback" not in text
+
+
+def test_a_method_that_is_unknown_is_answered_as_json(client):
+    request = urllib.request.Request(client.url + TWO, method="BREW")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    assert caught.value.code == 400
+    assert json.load(caught.value) == {"error": f"Malformed request: BREW {TWO}"}

@@ -1,5 +1,7 @@
 """The official gRPC stubs as the client."""
 
+import os
+
 import grpc
 import numpy as np
 import pytest
@@ -175,3 +177,22 @@ def test_a_proto_that_contradicts_itself_is_refused(change):
     change(proto)
     with pytest.raises(StatusError):
         tensors.of_proto(proto)
+
+
+@pytest.mark.parametrize("dtype", [tf.variant, tf.resource])
+def test_a_tensor_of_a_type_without_values_is_refused(client, dtype):
+    message = request("shapes", "echo", text=[b"a"])
+    message.inputs["text"].dtype = dtype.as_datatype_enum
+    code, text = refused(client.prediction.Predict, message)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert text == f"A tensor of type {dtype.name} cannot be sent"
+
+
+def test_a_call_that_nobody_waits_for_gives_its_thread_back(client):
+    long = request("shapes", "spin", x=[1.0], rounds=2**30)
+    waiting = [client.prediction.Predict.future(long, 0.5) for _ in range(2 * os.cpu_count())]
+    for one in waiting:
+        assert one.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    # Each of them might have gone on for the server's own 30 seconds.
+    short = request("shapes", "spin", x=[1.0], rounds=1)
+    assert list(client.prediction.Predict(short, 10).outputs["y"].float_val) == [1.0]

@@ -21,6 +21,7 @@ def test_a_phase_holds_settings_and_cannot_be_changed():
     ("setting", "wrong"),
     [
         ("epochs", 0),
+        ("learning_rate", "1"),
         ("epochs", 2.5),
         ("learning_rate", 0.0),
         ("learning_rate", -1e-3),
@@ -74,3 +75,9 @@ def test_settings_that_exclude_each_other_are_refused():
         Phase("head", "head.*", **GOOD, clip_value=1.0, clip_norm=1.0)
     with pytest.raises(UserError, match="`warm_up` must be 0 with the schedule 'one_cycle'"):
         Phase("head", "head.*", **GOOD, schedule="one_cycle", warm_up=0.1)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../head", "a/b", "a\\b"])
+def test_a_name_that_would_be_another_path_is_refused(name):
+    with pytest.raises(UserError, match="`name` must be a name"):
+        Phase(name, "head.*", **GOOD)

@@ -50,7 +50,21 @@ def audit(
             task cannot run together at all.
     """
     found = findings(model, splits, task, phases, allow=allow, backbone=backbone)
+    allow = accepted_ids(allow)
     return [finding for finding in found if finding.id not in allow]
+
+
+def accepted_ids(allow: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns the ids of findings that `allow` names, one or several.
+
+    Raises:
+        tfbp.UserError: an unknown id.
+    """
+    allow = (allow,) if isinstance(allow, str) else tuple(allow)
+    for name in allow:
+        if name not in IDS:
+            raise mistake("allow", "must be ids of findings", name, IDS)
+    return allow
 
 
 def findings(
@@ -63,9 +77,10 @@ def findings(
     backbone: keras.Model | Sequence[keras.Model] = (),
 ) -> list[Finding]:
     """Returns what `audit` returns, and what is accepted too."""
-    for name in allow:
-        if name not in IDS:
-            raise mistake("allow", "must be ids of findings", name, IDS)
+    allow = accepted_ids(allow)
+    if not isinstance(model, keras.Model):
+        raise mistake("model", "must be a Keras model", model)
+    phases = [phases] if isinstance(phases, Phase) else phases
     backbones = [backbone] if isinstance(backbone, keras.Model) else list(backbone)
     if strange := [each for each in backbones if not isinstance(each, keras.Model)]:
         raise mistake("backbone", "must be a Keras model, or several", strange[0])
@@ -96,6 +111,7 @@ def enforce(found: Sequence[Finding], allow: Sequence[str]) -> list[dict[str, st
     Raises:
         AuditFailed: names the errors that are not accepted.
     """
+    allow = accepted_ids(allow)
     accepted = [finding for finding in found if finding.id in allow]
     left = [finding for finding in found if finding.id not in allow]
     for finding in accepted:

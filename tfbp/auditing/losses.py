@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbp.auditing.finding import Finding
+from tfbp.auditing.finding import Finding, listed
 from tfbp.data.examples import Examples, Splits
 from tfbp.tasks import probe
 from tfbp.tasks.task import Task
@@ -33,11 +33,28 @@ def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding
     if shape:  # Nothing more can be told from answers that are not what the loss compares.
         messages = [shape]
     elif isinstance(loss, (*_OF_LABELS, *_OF_ROWS)):
-        messages = [_width(answer, splits, task), _scale(model, answer, loss)]
+        messages = [
+            _width(answer, splits, task),
+            _names(splits, task),
+            _scale(model, answer, loss),
+        ]
     else:
         messages = [_binary_scale(model, answer, loss) if isinstance(loss, _BINARY) else ""]
     for message in filter(None, messages):
         yield Finding("loss-mismatch", message)
+
+
+def _names(splits: Splits, task: Task) -> str:
+    theirs, ours = splits.classes, getattr(task, "classes", None)
+    # Classes that have but numbers may be named by the task.
+    if not theirs or not ours or tuple(theirs) == tuple(map(str, range(len(theirs)))):
+        return ""
+    if tuple(theirs) == tuple(ours):
+        return ""
+    return (
+        "`task` must name the classes as the examples do, in their order. Received: "
+        f"{listed(ours)} against {listed(theirs)}. Give `tfbp.Classification(splits.classes)`."
+    )
 
 
 def _of_labels(examples: Examples, answer: np.ndarray) -> str:

@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 
 import tfbp
 from tfbp.commands.flags import HELP, Help
-from tfbp.errors import UserError, mistake
+from tfbp.errors import CheckFailed, UserError, mistake
 from tfbp.reporting.table import table
 
 COMMANDS = {
@@ -32,7 +32,8 @@ COMMANDS = {
 
 
 def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
-    """Runs one command and returns the exit code: 0 when it worked, 2 for a user's mistake.
+    """Runs one command and returns the exit code: 0 when it worked, 2 for a user's mistake, 1 where
+    a proof or the comparison of an export failed.
 
     Args:
         recipes_folder: where recipes are found by their names.
@@ -54,6 +55,9 @@ def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
+    except CheckFailed as error:
+        print(f"Failed: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130

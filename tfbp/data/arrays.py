@@ -111,6 +111,8 @@ def read_dataset(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
         tfbp.UserError: the dataset is infinite, empty or not of pairs of tensors; its examples
             differ in shape; it cannot be told whether it yields examples or batches.
     """
+    if not isinstance(dataset, tf.data.Dataset):
+        raise mistake("dataset", "must be a tf.data.Dataset", dataset)
     spec = dataset.element_spec
     is_pair = isinstance(spec, tuple) and len(spec) == 2
     if not is_pair or not all(isinstance(item, tf.TensorSpec) for item in spec):

@@ -178,7 +178,18 @@ class Examples:
         Args:
             transform: graph function from x of one example and a seed (int64 [2]) to x, of the same
                 shape. It must be stateless: equal seeds, equal answers.
+
+        Raises:
+            tfbp.UserError: it does not take the examples.
         """
+        if transform is not None:
+            try:
+                seed = tf.TensorSpec([2], tf.int64)
+                tf.function(transform).get_concrete_function(self.spec[0], seed)
+            except (TypeError, ValueError) as error:
+                shape = list(self.spec[0].shape)
+                rule = f"must take the examples, which have the shape {shape}"
+                raise mistake("transform", rule, transform) from error
         return self._with(transform=transform)
 
     def mapped(self, function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec) -> "Examples":

@@ -37,6 +37,8 @@ def read_csv(
     header, *rows = rows or [[]]
     if header.count(target) != 1:
         raise mistake("target", f"must name one column of {path}", target, header)
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise UserError(f"The columns of {path} must have different names: {twice[0]!r} has two.")
     if not rows:
         raise UserError(f"{path} must hold at least one row below its header.")
     for number, row in enumerate(rows, 1):

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfbp.errors import CheckFailed
 from tfbp.exporting import warmup
 
 # Signature → input or output → array.
@@ -26,7 +27,7 @@ Tensors = Mapping[str, Mapping[str, np.ndarray]]
 TOLERANCE = 1e-5
 
 
-class ParityError(RuntimeError):
+class ParityError(CheckFailed):
     """An exported model does not answer like the model that it was made from."""
 
 

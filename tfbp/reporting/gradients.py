@@ -137,7 +137,10 @@ class GradientFlow(keras.callbacks.Callback):
 
     def _warn_of_layers(self, norms: dict[str, float]) -> None:
         large = {name: value for name, value in norms.items() if not value <= EXPLODING}
-        if large:
+        if self.model.optimizer.scales_loss and not all(map(math.isfinite, norms.values())):
+            text = "gradients overflow in float16; the update is left out and the loss scaled less"
+            self._warn("overflow", text)
+        elif large:
             self._warn("exploding", f"the gradient explodes: {_listed(large)}; set `clip_norm`")
         first, *_, last = norms if len(norms) > 1 else (None, None)
         if first and norms[first] < VANISHING * norms[last]:

@@ -21,6 +21,7 @@ class _Request:
     rows: int
     kind: tuple  # Only requests of one kind can be joined: equal types and shapes of a row.
     arrived: float
+    deadline: float
     future: Future
 
 
@@ -28,14 +29,18 @@ class Batcher:
     """The queue of one signature and the threads that empty it.
 
     Args:
-        run: answers the inputs of a batch.
+        run: answers the inputs of a batch, given the seconds until its last deadline.
         joined: whether requests may be joined along the first dimension. Else each is one call.
         limits: batch size, timeout and queue length.
         threads: calls that may run at once.
     """
 
     def __init__(
-        self, run: Callable[[Tensors], Tensors], joined: bool, limits: Limits, threads: int = 1
+        self,
+        run: Callable[[Tensors, float], Tensors],
+        joined: bool,
+        limits: Limits,
+        threads: int = 1,
     ):
         self._run, self._joined, self._limits = run, joined, limits
         self._queue: collections.deque[_Request] = collections.deque()
@@ -48,14 +53,20 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, inputs: Tensors, rows: int) -> Future:
+    def submit(self, inputs: Tensors, rows: int, seconds: float | None = None) -> Future:
         """Returns the future answer to `inputs`, of `rows` rows. Cancelled in time, it never runs.
+
+        Args:
+            seconds: how long the answer is of use, at most and by default the limits' deadline.
 
         Raises:
             StatusError: the queue is full (RESOURCE_EXHAUSTED).
         """
         kind = tuple((name, value.dtype, value.shape[1:]) for name, value in sorted(inputs.items()))
-        request = _Request(inputs, rows, kind, time.monotonic(), Future())
+        most = self._limits.deadline_seconds
+        now = time.monotonic()
+        deadline = now + (most if seconds is None else min(seconds, most))
+        request = _Request(inputs, rows, kind, now, deadline, Future())
         with self._changed:
             if len(self._queue) >= self._limits.max_queue:
                 raise StatusError(
@@ -117,7 +128,7 @@ class Batcher:
             return
         for one in batch:
             try:
-                one.future.set_result(self._run(one.inputs))
+                one.future.set_result(self._run(one.inputs, _remaining([one])))
             except BaseException as error:
                 one.future.set_exception(error)
 
@@ -128,7 +139,7 @@ class Batcher:
                 name: np.concatenate([one.inputs[name] for one in batch])
                 for name in batch[0].inputs
             }
-            answer = self._run(joined)
+            answer = self._run(joined, _remaining(batch))
         except Exception:  # One request's fault is not its neighbours'.
             return False
         rows = sum(one.rows for one in batch)
@@ -141,3 +152,15 @@ class Batcher:
             one.future.set_result({name: value[part].copy() for name, value in answer.items()})
             start += one.rows
         return True
+
+
+def _remaining(batch: list[_Request]) -> float:
+    """Returns the seconds until the last deadline of a batch.
+
+    Raises:
+        TimeoutError: it has passed.
+    """
+    seconds = max(one.deadline for one in batch) - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds

@@ -3,9 +3,8 @@
 import re
 import struct
 
-
 _FILL = re.compile(rb"\xff+")
-# Cameras and editors write some tens; each is at most 64 KiB.
+# Each holds up to 64 KiB: no profile and no preview is as long as that.
 _MOST_SEGMENTS = 1000
 
 

@@ -28,9 +28,9 @@ class Written:
     Attributes:
         command: the command line of `tensorflow_model_server` that reads the files.
         unbatched: `model/signature` of signatures with an input or output without a batch
-            dimension, or with rows of any size. Under `--enable_batching` TensorFlow Serving refuses
-            the former, and fails requests for the latter that it joins, for which reason the
-            command then leaves it out.
+            dimension, or with rows of any size. Under `--enable_batching` TensorFlow Serving
+            refuses the former, and fails requests for the latter that it joins, for which reason
+            the command then leaves it out.
         whole: models of which TensorFlow Serving loads every version, because they have labels: it
             knows no policy for the newest and the labelled ones.
         skipped: models without a version that can be loaded, which are left out.
@@ -111,7 +111,11 @@ def _batching(limits: Limits) -> str:
 def _signatures(model: pathlib.Path) -> dict[int, Mapping[str, SignatureDef]]:
     """Returns version → signatures, of the versions that can be read."""
     versions = {}
-    for number, name in version_names(model).items():
+    try:
+        names = version_names(model)
+    except OSError:
+        return {}
+    for number, name in names.items():
         try:
             content = (model / name / "saved_model.pb").read_bytes()
             saved = saved_model_pb2.SavedModel.FromString(content)

@@ -45,9 +45,9 @@ class Rest:
     async def _answer(self, request: Request) -> Response:
         headers = {}
         try:
-            async with asyncio.timeout(self._limits.deadline_seconds):
+            async with asyncio.timeout(self._limits.deadline_seconds) as deadline:
                 with self._gate.pass_through(request.headers.get("authorization", "")):
-                    text = await self._route(request)
+                    text = await self._route(request, deadline.when())
             code = Code.OK
         except ClientDisconnect:  # Nobody reads the answer.
             return Response(status_code=HTTP[Code.CANCELLED])
@@ -62,7 +62,7 @@ class Rest:
         content = text.encode(errors="replace")
         return Response(content, HTTP[code], headers, media_type="application/json")
 
-    async def _route(self, request: Request) -> str:
+    async def _route(self, request: Request, deadline: float) -> str:
         path = request.scope["raw_path"].decode("latin-1")
         malformed = invalid(f"Malformed request: {request.method} {path}")
         if not path.lower().startswith("/v1/"):
@@ -74,7 +74,7 @@ class Rest:
                 raise StatusError(
                     Code.UNIMPLEMENTED, f"{match[4].lower()} is not implemented; use predict"
                 )
-            return await self._predict(name, number, label, body)
+            return await self._predict(name, number, label, body, deadline)
         if request.method == "GET" and path.rstrip("/").lower() == "/v1/models":
             raise invalid("Missing model name in request.")
         if request.method == "GET" and (match := _SHOW.fullmatch(path)):
@@ -119,14 +119,18 @@ class Rest:
             raise _BodyTooLarge(limit)
         return b"".join(parts)
 
-    async def _predict(self, name: str, number: int | None, label: str | None, body: bytes) -> str:
+    async def _predict(
+        self, name: str, number: int | None, label: str | None, body: bytes, deadline: float
+    ) -> str:
         large = len(body) > _LARGE
         document = await _call(large, rest_request.parse, body, self._limits.max_json_depth)
         with self._models.use(name, number, label) as version:
             signature = version.signature(rest_request.signature_name(document))
             inputs, in_rows = await _call(large, rest_request.inputs, document, signature.inputs)
             del document  # Its many lists would be looked through for garbage while we wait.
-            outputs = await asyncio.wrap_future(await _call(large, signature.submit, inputs))
+            seconds = deadline - asyncio.get_running_loop().time()
+            future = await _call(large, signature.submit, inputs, seconds)
+            outputs = await asyncio.wrap_future(future)
         size = sum(value.nbytes for value in outputs.values())
         write = rest_answer.rows if in_rows else rest_answer.columns
         return await _call(size > _LARGE, write, outputs)

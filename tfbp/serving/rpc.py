@@ -63,14 +63,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 )
             signature = version.signatures[name]
             chosen = _chosen(list(request.output_filter), list(signature.outputs))
-            future = signature.submit(inputs)
+            most = self._limits.deadline_seconds
             remaining = context.time_remaining()
+            seconds = most if remaining is None else min(remaining, most)
+            future = signature.submit(inputs, seconds)
             try:
-                outputs = future.result(
-                    self._limits.deadline_seconds
-                    if remaining is None
-                    else min(remaining, self._limits.deadline_seconds)
-                )
+                outputs = future.result(seconds)
             except TimeoutError:
                 future.cancel()
                 raise

@@ -72,9 +72,8 @@ class Server:
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=1024)
         except OSError as error:
-            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                rule = f"must be an address of this machine ({error.strerror})"
-                raise mistake("--host", rule, host) from None
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise mistake("--host", "must be an address of this machine", host) from None
             raise mistake("--port", f"must be free on {host} ({error.strerror})", port) from None
         self.port = self._socket.getsockname()[1]
         self._grpc = grpc.server(

@@ -14,6 +14,7 @@ from tfbp.serving.status import invalid
 
 DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 WARMUP = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
+RECORD_FRAME = 16  # bytes of a TFRecord beside its data: the length and two checksums
 MAX_WARMUP_RECORDS = 1000  # TensorFlow Serving refuses a model with more.
 
 
@@ -88,6 +89,9 @@ class Version:
         if not file.is_file():
             return
         records = list(tf.data.TFRecordDataset(str(file)).take(MAX_WARMUP_RECORDS + 1))
+        framed = sum(len(record.numpy()) + RECORD_FRAME for record in records)
+        if len(records) <= MAX_WARMUP_RECORDS and framed != file.stat().st_size:
+            raise invalid("The file of warm-up requests is cut off")
         if len(records) > MAX_WARMUP_RECORDS:
             raise invalid(f"There are more than {MAX_WARMUP_RECORDS} warm-up requests")
         for record in records:

@@ -283,6 +283,11 @@ class Update(keras.optimizers.Optimizer):
             _assign(self._trainable_variables, [average.numpy() for average in self._averages])
 
     @property
+    def scales_loss(self) -> bool:
+        """Whether updates whose gradients are not finite are left out."""
+        return bool(self._scaling)
+
+    @property
     def variables(self):
         return [*self.rule.variables, *self._averages, *self._scaling]
 

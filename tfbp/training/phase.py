@@ -28,7 +28,7 @@ class Phase:
     An update is one change of the weights: one for each batch, or for each `accumulate` batches.
 
     Attributes:
-        name: its name in logs and results.
+        name: its name in logs and results, no other phase's of the run, without slashes.
         trainable: regular expression; layers whose whole path matches learn, all others are frozen.
             A path is the names of the nesting models and the layer joined by `/`.
         epochs: passes over the training examples, at least 1.
@@ -93,6 +93,8 @@ class Phase:
     batch_norm: str = "frozen"
 
     def __post_init__(self):
+        if not re.fullmatch(r"[^/\\]*[^/\\.][^/\\]*", self.name):
+            raise mistake("name", "must be a name, which is part of a path too", self.name)
         _check_whole("epochs", self.epochs)
         _check_whole("accumulate", self.accumulate)
         if self.early_stopping is not None:
@@ -137,7 +139,7 @@ def _check_rates(rates: object) -> None:
         except re.error as error:
             rule = f"must have regular expressions for keys ({error})"
             raise mistake("learning_rate", rule, pattern) from error
-        if not 0 < rate < float("inf"):
+        if not isinstance(rate, numbers.Real) or not 0 < rate < float("inf"):
             raise mistake("learning_rate", "must be a positive number", rate)
     if not rates:
         raise mistake("learning_rate", "must be one rate or more", rates)

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 import keras
 
 from tfbp import fingerprint
+from tfbp.errors import CheckFailed
 from tfbp.modeling.freezing import Frozen
 
 # Path of a layer → SHA-256 of each of its weights, in the order of `layer.weights`.
 Fingerprints = dict[str, list[str]]
 
 
-class ProofFailed(RuntimeError):
+class ProofFailed(CheckFailed):
     """Something frozen changed, or something that should learn did not."""
 
 
@@ -77,7 +78,7 @@ class Proof:
         if still:
             raise ProofFailed(
                 f"Variables that should learn did not change: {', '.join(still)}. Their gradient "
-                "is zero, or nothing connects them to the loss."
+                "is zero or too small to move them, or nothing connects them to the loss."
             )
         return {
             "frozen": fingerprint.of_json(fixed),
