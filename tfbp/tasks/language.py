@@ -108,12 +108,18 @@ class LanguageModel:
             return {"log_likelihood": -loss, "perplexity": tf.exp(mean), "tokens": count}
 
         def generate(prompt, length, temperature, top_k, seed):
-            tf.debugging.assert_non_negative(length, "`length` must be at least 0")
-            tf.debugging.assert_less_equal(
-                length, LONGEST, f"`length` must be at most {LONGEST} tokens"
-            )
-            # NaN is not at least 0 either.
-            tf.debugging.assert_greater_equal(temperature, 0.0, "`temperature` must be at least 0")
+            # NaN is not at least 0 either. Only what depends on a check is sure to run after it.
+            checks = [
+                tf.debugging.assert_non_negative(length, "`length` must be at least 0"),
+                tf.debugging.assert_less_equal(
+                    length, LONGEST, f"`length` must be at most {LONGEST} tokens"
+                ),
+                tf.debugging.assert_greater_equal(
+                    temperature, 0.0, "`temperature` must be at least 0"
+                ),
+            ]
+            with tf.control_dependencies(checks):
+                length = tf.identity(length)
             read = vocabulary.encode(prompt)
             tokens, mask = _dense(read)
             batch = tf.shape(tokens)[0]
