@@ -90,7 +90,11 @@ def data(config):
             f"`layers` must be at least inputs and classes. Received: {config.layers}."
         )
     return catalog.load(
-        config.data, seed=config.seed, size=math.isqrt(config.layers[0]), channels=1
+        config.data,
+        seed=config.seed,
+        size=math.isqrt(config.layers[0]),
+        channels=1,
+        on_bad_example=config.on_bad_example,
     )
 
 

@@ -60,7 +60,9 @@ class Config(tfbp.Config):
 
 
 def data(config):
-    splits = catalog.load(config.data, seed=config.seed, size=config.size)
+    splits = catalog.load(
+        config.data, seed=config.seed, size=config.size, on_bad_example=config.on_bad_example
+    )
     return splits.augmented(
         tfbp.augmentation(
             flip=config.flip, shift=config.shift, crop=config.crop, colour=config.colour

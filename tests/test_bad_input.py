@@ -161,14 +161,14 @@ def test_a_class_that_the_folder_does_not_hold(here, refusal):
     assert "Received: 'bog'. Did you mean 'dog'?" in message
 
 
-def test_images_that_cannot_be_read_are_counted_and_the_first_is_named(here, refusal):
+def test_images_that_cannot_be_read_are_all_named_with_their_reasons(here, refusal):
     pictures(here / "pets")
     (here / "pets" / "cat" / "1.png").write_bytes(b"")
     whole = here / "pets" / "dog" / "2.png"
     whole.write_bytes(whole.read_bytes()[:200])
     message = refusal("run", "vgg16", "--weights=random", "--data=folder:pets")
-    assert "The image pets/cat/1.png cannot be read: it is empty." in message
-    assert "1 more cannot be read" in message
+    assert "Files in pets that are no whole images, 2 of 8:" in message
+    assert " - cat/1.png: it is empty\n - dog/2.png: it is truncated\n" in message
 
 
 def test_a_text_shorter_than_one_window(here, refusal):

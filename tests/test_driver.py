@@ -89,8 +89,9 @@ def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     save, places = checkpoint.Checkpoints.save, []
 
-    def save_and_copy(self, model, place, *best):
-        save(self, model, place, *best)
+    def save_and_copy(self, model, place, **more):
+        save(self, model, place, **more)
+        self.wait()
         places.append(place)
         shutil.copytree(folder / "end", folder / f"{place.phase} {place.step}")
 
@@ -98,7 +99,7 @@ def recorded(tmp_path_factory):
         each_step(patch)
         patch.setattr(checkpoint.Checkpoints, "save", save_and_copy)
         fit(workdir=folder / "end")
-    assert len(places) == len(PHASES) * (2 * STEPS + 1)
+    assert len(places) == 1 + len(PHASES) * (2 * STEPS + 1)
     return folder
 
 
@@ -232,6 +233,8 @@ def test_a_batch_larger_than_the_data_is_cut_to_it_with_a_line_in_the_log(caplog
     ("settings", "message"),
     [
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"checkpoint_seconds": -1.0}, "`checkpoint_seconds` must be at least 0"),
+        ({"on_nan": "skp"}, "Did you mean 'skip'"),
         ({"phases": ()}, "`phases` must be one or more"),
         ({"phases": (PHASES[0], Phase("x", "body/c", epochs=1, learning_rate=1))}, "body/conv_1"),
         (
@@ -324,8 +327,18 @@ def test_a_loss_that_is_no_number_stops_the_run_by_epoch_and_step(monkeypatch):
         if model.optimizer.iterations == STEPS + 1:
             model.get_layer("head").bias.assign([np.nan, 0])
 
-    with pytest.raises(loop.Diverged, match="The loss is nan at epoch 2, step 2"):
+    with pytest.raises(loop.Diverged, match="In phase 'head': The loss is nan at epoch 2, step 2"):
         fit(model, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=spoil)])
+
+
+def test_a_last_update_that_spoils_the_weights_stops_the_run_though_no_loss_shows_it():
+    model = network()
+
+    def spoil(logs):
+        model.get_layer("head").bias.assign([np.inf, 0])
+
+    with pytest.raises(loop.Diverged, match=r"last update of phase 'head' .* finite: head/bias"):
+        fit(model, callbacks=[keras.callbacks.LambdaCallback(on_train_end=spoil)])
 
 
 def test_a_phase_whose_updates_all_overflow_in_float16_says_so():
@@ -433,7 +446,8 @@ def test_an_export_that_fails_leaves_a_run_that_goes_on_without_training(
 
 def test_the_directory_of_another_recipes_run_and_a_full_stop_of_exports_are_refused(line):
     pathlib.Path("file").write_text("")
-    run_directory.claim("mine", {"recipe": "mlp", "config": {}})
+    with run_directory.claim("mine", {"recipe": "mlp", "config": {}}, {}):
+        pass
     with pytest.raises(UserError, match=r"differs in `recipe` \('mlp', not 'line'\)"):
         driver.run(line, line.Config(workdir="mine"))
     with pytest.raises(UserError, match="`export_dir` must be a folder that can be written"):
@@ -482,7 +496,8 @@ def test_only_the_ended_run_of_a_recipe_can_be_opened(line, recorded):
         driver.open_run(str(recorded / "end"), "recipes")
     with pytest.raises(UserError, match="must be the directory of a run"):
         driver.open_run("nowhere", "recipes")
-    run_directory.claim("begun", {"recipe": "line", "config": {}})
+    with run_directory.claim("begun", {"recipe": "line", "config": {}}, {}):
+        pass
     with pytest.raises(UserError, match="that has ended"):
         driver.open_run("begun", "recipes")
 

@@ -14,7 +14,7 @@ _MODULES = {
     "Splits": "tfbp.data.examples",
     "Examples": "tfbp.data.examples",
     "augmentation": "tfbp.data.augmentation",
-    "image_folder": "tfbp.data.images",
+    "image_folder": "tfbp.data.folders",
     "Vocabulary": "tfbp.data.text",
     "swap_head": "tfbp.modeling.heads",
     "add_lora": "tfbp.modeling.adapters",

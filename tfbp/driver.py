@@ -5,8 +5,9 @@ audit â†’ for each phase: freeze, compile, train, prove (`tfbp.training_run`) â†
 
 import contextlib
 import dataclasses
-import json
+import os
 import pathlib
+import platform
 import types
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +22,7 @@ from tfbp.auditing.finding import Finding
 from tfbp.data.examples import Splits
 from tfbp.errors import mistake
 from tfbp.exporting import versions
-from tfbp.modeling import adapters, freezing
+from tfbp.modeling import adapters, freezing, graph
 from tfbp.tasks.task import Task
 from tfbp.training import checkpoint
 from tfbp.training import plan as planning
@@ -42,6 +43,9 @@ def fit(
     strategy: str | tf.distribute.Strategy | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     gradients: int = 0,
+    checkpoint_seconds: float = 60.0,
+    restart: bool = False,
+    on_nan: str = "stop",
     allow: Sequence[str] = (),
     backbone: keras.Model | Sequence[keras.Model] = (),
 ) -> Run:
@@ -59,6 +63,10 @@ def fit(
         callbacks: Keras callbacks, told of every phase.
         gradients: at each so manieth update the norms of gradients and updates are logged, see
             `tfbp.reporting.gradients`; 0: never. The weights end the same, bit for bit.
+        checkpoint_seconds: from one checkpoint in `workdir` to the next.
+        restart: begin anew; the run that is in `workdir` is kept beside, as `<workdir>.1`.
+        on_nan: at a loss or gradient that is NaN or infinite "stop", or "skip" that update, at most
+            ten times.
         allow: ids of the audit's findings that are accepted: ("random-frozen",); what was found
             stands in the result under "accepted".
         backbone: the pretrained models that are meant to be part of `model`, for the audit.
@@ -70,29 +78,32 @@ def fit(
     """
     strategy = strategies.resolve(strategy)
     phases = (phases,) if isinstance(phases, Phase) else tuple(phases)
-    it = Run(model, splits, task, phases, batch_size, seed, strategy, gradients)
+    settings = batch_size, seed, strategy, gradients, checkpoint_seconds, on_nan
+    it = Run(model, splits, task, phases, *settings)
+    directory = contextlib.nullcontext()
     if workdir is not None:
         weights = task.class_weights_for(splits.train)
-        asked = {
+        asked = _identity(it) | {
             "batch_size": batch_size,
-            "examples": _examples(splits),
-            "model": fingerprint.of_json([weight.shape for weight in model.weights]),
             "phases": [dataclasses.asdict(phase) for phase in phases],
             "seed": seed,
             "task": type(task).__name__,
             "loss": task.loss().get_config(),
             "class_weights": None if weights is None else weights.tolist(),
+            "on_nan": on_nan,
         }
-        run_directory.check(workdir, asked)
-        if run_directory.ended(workdir):
-            it.directory = pathlib.Path(workdir)
-            return _read(it)
+        if not restart:
+            run_directory.check(workdir, asked)
+            if run_directory.ended(workdir):
+                return _read(it, workdir)
+        _check_writable(it, workdir)
+        directory = run_directory.claim(workdir, asked, _source(), restart=restart)
     accepted = _audit(it, allow, backbone)
-    if workdir is not None:
-        it.directory = run_directory.claim(workdir, asked)
-    training_run.train(it, callbacks)
-    it.result["accepted"] = accepted
-    _finish(it)
+    with directory as it.directory:
+        training_run.train(it, callbacks)
+        it.result["accepted"] = accepted
+        if workdir is not None:
+            _finish(it)
     return it
 
 
@@ -108,20 +119,28 @@ def run(recipe: types.ModuleType, config: recipes.Config) -> Run:
     exports = pathlib.Path(config.export_dir) / name
     versions.check_writable(exports)
     it = _build(recipe, config)
-    asked = _asked(recipe, config) | {"examples": _examples(it.splits)}
-    directory = config.workdir or run_directory.next_or_unfinished(f"runs/{name}", asked)
-    run_directory.check(directory, asked)
-    if run_directory.ended(directory):
-        logging.info("%s has ended already: nothing to do.", directory)
-        it.directory = pathlib.Path(directory)
-        return _read(it)
+    asked = _identity(it) | _asked(recipe, config)
+    directory, restart = config.workdir, config.restart
+    if not directory:  # A new run has a number of its own: none is in its way.
+        folder = f"runs/{name}"
+        find = run_directory.next_or_unfinished
+        directory = run_directory.next_number(folder) if restart else find(folder, asked)
+    if not restart:
+        run_directory.check(directory, asked)
+        if run_directory.ended(directory):
+            logging.info("%s has ended already: nothing to do.", directory)
+            return _read(it, directory)
+    _check_writable(it, directory, exports)
     accepted = _audit(it, config.allow)
-    it.directory = run_directory.claim(directory, asked)
-    storage.write_text(it.directory / run_directory.FLAGS, recipes.flags_text(config))
-    training_run.train(it, ())
-    it.result = {"recipe": name, "flags": asked["config"]} | it.result | {"accepted": accepted}
-    it.export(str(exports), keep_versions=config.keep_versions)
-    _finish(it)
+    source = _source(pathlib.Path(recipe.__file__))
+    with run_directory.claim(directory, asked, source, restart=restart) as it.directory:
+        flags = recipes.flags_text(dataclasses.replace(config, restart=False))
+        storage.write_text(it.directory / run_directory.FLAGS, flags)
+        training_run.train(it, ())
+        storage.sweep(exports)
+        it.result = {"recipe": name, "flags": asked["config"]} | it.result | {"accepted": accepted}
+        it.export(str(exports), keep_versions=config.keep_versions)
+        _finish(it)
     return it
 
 
@@ -175,6 +194,7 @@ def open_run(directory: str, recipes_folder: str) -> Run:
         tfbp.UserError: the directory holds no such run, or its examples are not what they were.
     """
     asked, _ = run_directory.read(directory), run_directory.read(directory, run_directory.RESULT)
+    storage.verify(directory, run_directory.FILES)
     if "recipe" not in asked:
         raise mistake("run", "must be the directory of a recipe's run", directory)
     recipe = recipes.load(asked["recipe"], recipes_folder)
@@ -184,8 +204,7 @@ def open_run(directory: str, recipes_folder: str) -> Run:
         rule = "must be a run whose data is what it was trained on; its examples have changed since"
         raise mistake("run", rule, directory)
     it.task.check(it.model, it.splits.train)
-    it.directory = pathlib.Path(directory)
-    return _read(it)
+    return _read(it, directory)
 
 
 def _examples(splits: Splits) -> str:
@@ -193,15 +212,33 @@ def _examples(splits: Splits) -> str:
     return fingerprint.of_json({name: each.fingerprint for name, each in splits.parts().items()})
 
 
+def _identity(it: Run) -> dict:
+    """Returns what a run is made of, and by which it is the same run."""
+    return {
+        "examples": _examples(it.splits),
+        "classes": it.splits.classes and list(it.splits.classes),
+        "model": graph.fingerprint(it.model),
+    }
+
+
 def _asked(recipe: types.ModuleType, config: recipes.Config) -> dict:
-    """Returns what makes a run the same run: not where it is kept, what its audit may find or what
-    is logged.
+    """Returns what makes a run of a recipe the same run: not where and how often it is saved, what
+    its audit may find or what is logged.
     """
     settings = recipes.settings(config)
-    for name in ("workdir", "export_dir", "keep_versions", "allow"):
+    for name in ("workdir", "restart", "checkpoint_seconds", "export_dir", "keep_versions"):
         del settings[name]
-    del settings["gradients"]
+    for name in ("allow", "gradients"):
+        del settings[name]
     return {"recipe": recipe.reference, "config": settings}
+
+
+def _source(*files: pathlib.Path) -> dict[str, str]:
+    """Returns what tells whether other code runs: SHA-256 of its files, cut, and versions."""
+    own = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
+    code = fingerprint.of_bytes(*(file.read_bytes() for file in (*own, *files)))
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    return {"code": code[:12], "python": platform.python_version(), **versions}
 
 
 def _build(recipe: types.ModuleType, config: recipes.Config) -> Run:
@@ -213,7 +250,8 @@ def _build(recipe: types.ModuleType, config: recipes.Config) -> Run:
         model = recipe.model(config, splits)
     phases = recipes.phases(recipe, config)
     settings = config.batch_size, config.seed, strategy, config.gradients
-    return Run(model, splits, task, phases, *settings)
+    saving = config.checkpoint_seconds, config.on_nan
+    return Run(model, splits, task, phases, *settings, *saving)
 
 
 @contextlib.contextmanager
@@ -233,21 +271,41 @@ def _audit(it: Run, allow, backbone=()) -> list[dict[str, str]]:
     return audit.enforce(found, allow)
 
 
+def _check_writable(
+    it: Run, directory: str | os.PathLike, exports: pathlib.Path | None = None
+) -> None:
+    """Refuses a model that cannot be saved so that it loads safely, and a disk without room for it.
+
+    Raises:
+        tfbp.UserError: names the layer; or path, bytes needed and bytes free.
+    """
+    graph.check_writable(it.model)
+    whole = sum(variable.numpy().nbytes for variable in it.model.weights)
+    learning = max(
+        freezing.freeze(it.model, phase.trainable, phase.batch_norm).parameters
+        for phase in it.phases
+    )
+    # A whole checkpoint for each phase and the model; three others, with two slots and the best.
+    storage.require_space(directory, whole * (len(it.phases) + 2) + 3 * 4 * 4 * learning)
+    if exports:
+        storage.require_space(exports, 2 * whole)
+
+
 def _finish(it: Run) -> None:
-    """Writes the model and `result.json` into the run's directory, and drops its checkpoints."""
-    if it.directory is None:
-        return
-    with adapters.merged(it.model):
-        it.model.save(it.directory / run_directory.MODEL, include_optimizer=False)
-    for file, text in it.task.assets().items():
+    """Writes the model and the result into the run's directory, and drops its checkpoints."""
+    with storage.replacing(it.directory / run_directory.MODEL) as path, adapters.merged(it.model):
+        it.model.save(path, include_optimizer=False)
+    assets = it.task.assets()
+    for file, text in assets.items():
         storage.write_text(it.directory / file, text)
-    text = json.dumps(it.result, indent=2) + "\n"
-    storage.write_text(it.directory / run_directory.RESULT, text)
+    run_directory.end(it.directory, it.result, list(assets))
     checkpoint.Checkpoints(it.directory / run_directory.CHECKPOINTS).clear()
 
 
-def _read(it: Run) -> Run:
-    """Gives `it` the weights, the history and the result of its directory."""
+def _read(it: Run, directory: str | os.PathLike) -> Run:
+    """Gives `it` the weights, the history and the result of a directory that is whole."""
+    storage.verify(directory, run_directory.FILES)
+    it.directory = pathlib.Path(directory)
     it.model.load_weights(it.directory / run_directory.MODEL)
     it.result = run_directory.read(it.directory, run_directory.RESULT)
     it.history = run_directory.history(it.directory)

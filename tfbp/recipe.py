@@ -79,6 +79,14 @@ class Config:
         0, "epochs without a better validation loss that end a phase; 0: none", low=0
     )
     gradients: int = field(0, "log gradient norms at each so manieth update; 0: never", low=0)
+    checkpoint_seconds: float = field(60.0, "seconds from one checkpoint to the next", low=0)
+    restart: bool = field(False, "begin anew; the run in the work directory is kept beside")
+    on_nan: str = field(
+        "stop", "at a loss or gradient that is no finite number", choices=("stop", "skip")
+    )
+    on_bad_example: str = field(
+        "fail", "at image files of a folder that are not whole", choices=("fail", "skip")
+    )
     allow: tuple[str, ...] = field((), "findings of the audit to accept", choices=IDS)
 
     def __post_init__(self):

@@ -7,9 +7,10 @@ import dataclasses
 import pathlib
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -23,11 +24,13 @@ from tfbp.reporting.history import History, Rows
 from tfbp.reporting.progress import Progress
 from tfbp.reporting.tensorboard import TensorBoard
 from tfbp.tasks.task import Task
-from tfbp.training import batches, checkpoint, loop, optimizer
+from tfbp.training import batches, callback_state, checkpoint, interruption, loop, optimizer
 from tfbp.training import proof as proving
-from tfbp.training.checkpoint import Place
+from tfbp.training.checkpoint import Checkpoints, Place, State
 from tfbp.training.early_stopping import EarlyStopping
 from tfbp.training.phase import Phase
+
+ON_NAN = ("stop", "skip")
 
 
 @dataclasses.dataclass
@@ -38,6 +41,8 @@ class Run:
         model, splits, task, phases, batch_size, seed: as given to `fit`.
         strategy: the `tf.distribute` strategy that the model was built for.
         gradients: updates from one log of gradient norms to the next; 0: none.
+        checkpoint_seconds: least time between two checkpoints inside a phase.
+        on_nan: "stop" at a loss that is not finite, or "skip" such updates, see `loop.train`.
         directory: the run's directory, or None.
         history: one row per epoch: phase, epoch (from 1), seconds, loss and metrics, `val_…`.
         result: what `result.json` holds.
@@ -51,6 +56,8 @@ class Run:
     seed: int
     strategy: tf.distribute.Strategy
     gradients: int = 0
+    checkpoint_seconds: float = 60.0
+    on_nan: str = "stop"
     directory: pathlib.Path | None = None
     history: list[dict] = dataclasses.field(default_factory=list)
     result: dict = dataclasses.field(default_factory=dict)
@@ -60,6 +67,10 @@ class Run:
             raise mistake("batch_size", "must be at least 1", self.batch_size)
         if not isinstance(self.gradients, int) or self.gradients < 0:
             raise mistake("gradients", "must be zero or a positive whole number", self.gradients)
+        if not self.checkpoint_seconds >= 0:
+            raise mistake("checkpoint_seconds", "must be at least 0", self.checkpoint_seconds)
+        if self.on_nan not in ON_NAN:
+            raise mistake("on_nan", "must be one of the known names", self.on_nan, ON_NAN)
         if not isinstance(self.model, keras.Model):
             raise mistake("model", "must be a Keras model", self.model)
         if self.seed < 0:
@@ -119,22 +130,20 @@ class Run:
 
 
 def train(it: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Trains `it` from where it stands, and fills its history and result."""
+    """Trains `it` from where it stands, and fills its history and result.
+
+    Raises:
+        tfbp.training.interruption.Interrupted: it was asked to stop, and has left a checkpoint.
+    """
     began = time.perf_counter()
-    checkpoints = it.directory and checkpoint.Checkpoints(it.directory / run_directory.CHECKPOINTS)
-    place, state = (checkpoints and checkpoints.newest()) or (Place(), None)
-    it.history = list(place.history)
-    done = list(place.phases)
-    while place.phase < len(it.phases):
-        record, after = _train_phase(it, place, state, checkpoints, callbacks)
-        done.append(record)
-        place = Place(place.phase + 1, 0, tuple(it.history), tuple(done), before=after)
-        state = None
-        if checkpoints:
-            checkpoints.save(it.model, place)
-    if state is not None:  # Stopped after the last phase: the weights are the checkpoint's.
-        compile_phase(it, it.phases[-1])
-        checkpoint.restore(it.model, place, state)
+    callbacks = keras.tree.flatten(list(callbacks))
+    if it.directory is None:
+        done = _train_phases(it, None, callbacks, lambda: False)
+    else:
+        callback_state.warn_of_unknown(callbacks)
+        folder = it.directory / run_directory.CHECKPOINTS
+        with interruption.deferred() as asked, Checkpoints(folder, it.checkpoint_seconds) as saved:
+            done = _train_phases(it, saved, callbacks, asked)
     # The model goes back to its owner as plain Keras compiles it: it saves and loads without tfbp.
     with it.strategy.scope():
         plain = optimizer.plain(it.phases[-1])
@@ -152,7 +161,7 @@ def train(it: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
             "sizes": {name: examples.size for name, examples in splits.items()},
             "classes": it.splits.classes,
         },
-        "phases": done,
+        "phases": list(done),
         "metrics": {name: it.evaluate(examples) for name, examples in splits.items()},
         "seconds": round(time.perf_counter() - began, 3),
     }
@@ -172,10 +181,40 @@ def compile_phase(it: Run, phase: Phase) -> freezing.Frozen:
     return frozen
 
 
+def _train_phases(
+    it: Run,
+    checkpoints: Checkpoints | None,
+    callbacks: Sequence[keras.callbacks.Callback],
+    asked: Callable[[], bool],
+) -> tuple[dict, ...]:
+    """Trains what is left, and returns the records of all phases.
+
+    Args:
+        asked: tells whether the run is to stop.
+    """
+    place, state = (checkpoints and checkpoints.newest()) or (Place(), None)
+    it.history = list(place.history)
+    if checkpoints and state is None:
+        checkpoints.save(it.model, place)
+    while place.phase < len(it.phases):
+        place = _train_phase(it, place, state, checkpoints, callbacks, asked)
+        state = None
+        if asked():
+            _stop(it, checkpoints)
+    if state is not None:  # Stopped after the last phase: the weights are the checkpoint's.
+        compile_phase(it, it.phases[-1])
+        checkpoint.restore(it.model, place, state)
+    return place.phases
+
+
 def _train_phase(
-    it: Run, place: Place, state, checkpoints, callbacks
-) -> tuple[dict, proving.Fingerprints]:
-    """Trains one phase from `place`; returns its record for the result, and the fingerprints."""
+    it: Run, place: Place, state: State | None, checkpoints, callbacks, asked
+) -> Place:
+    """Trains one phase from `place`; returns the place behind it, which has been saved.
+
+    Args:
+        state: of the checkpoint that `place` is from; None: the model is as it stands there.
+    """
     phase = it.phases[place.phase]
     began = time.perf_counter()
     frozen = compile_phase(it, phase)
@@ -185,33 +224,67 @@ def _train_phase(
     place = dataclasses.replace(place, before=proof.before)
     stopping = None
     if phase.early_stopping is not None:
-        best = state[checkpoint.BEST] if state else ()
+        best = state.best if state else ()
         stopping = EarlyStopping(frozen, phase.early_stopping, place.early_stopping, best)
     steps = batches.steps_per_epoch(it.splits.train.size, it.batch_size)
+    flow = _gradient_flow(it, phase) if it.gradients else None
+    told = _callbacks(it, place.phase, steps, flow, callbacks)
+    fixed = frozen.fixed
+
+    def recall() -> None:
+        if place.callbacks is not None:
+            callback_state.give(callbacks, place.callbacks, state.callbacks)
+
+    def resume() -> None:
+        """Undoes what callbacks did at a beginning that was none."""
+        if state is None or not place.step:
+            return
+        checkpoint.restore(it.model, place, state)
+        recall()
+        if flow and place.gradients:
+            flow.set_state(place.gradients)
+        it.model.stop_training = place.stopped
 
     def save_if_due(step: int) -> None:
-        if not (checkpoints and checkpoints.due()):
+        stop = checkpoints is not None and asked()
+        if not stop and not (checkpoints and checkpoints.due()):
             return
-        here = dataclasses.replace(place, step=step, history=tuple(it.history))
-        if stopping:
-            here = dataclasses.replace(here, early_stopping=stopping.state)
-        checkpoints.save(it.model, here, stopping.weights if stopping else ())
+        remembered, arrays = callback_state.take(callbacks, fixed)
+        here = dataclasses.replace(
+            place,
+            step=step,
+            history=tuple(it.history),
+            early_stopping=stopping and stopping.state,
+            stopped=bool(it.model.stop_training),
+            callbacks=remembered,
+            gradients=flow and flow.get_state(),
+        )
+        best = stopping.weights if stopping else ()
+        checkpoints.save(it.model, here, fixed=fixed, best=best, callbacks=arrays)
+        if stop:
+            _stop(it, checkpoints)
 
-    done = loop.train(
-        it.model,
-        it.splits.train,
-        it.strategy,
-        # One that has stopped already has nothing left to train.
-        epochs=stopping.epochs if stopping and stopping.stopped else phase.epochs,
-        batch_size=it.batch_size,
-        seed=it.seed,
-        start=place.step,
-        callbacks=_callbacks(it, place.phase, steps, callbacks),
-        validate=it.splits.validation and (lambda: _validate(it, stopping)),
-        after_call=save_if_due,
-        watch=it.gradients,
-        class_weights=it.task.class_weights_for(it.splits.train),
-    )
+    if state is not None and not place.step:
+        recall()
+    try:
+        done = loop.train(
+            it.model,
+            it.splits.train,
+            it.strategy,
+            epochs=phase.epochs,
+            batch_size=it.batch_size,
+            seed=it.seed,
+            start=place.step,
+            callbacks=told,
+            validate=it.splits.validation and (lambda: _validate(it, stopping)),
+            after_call=save_if_due,
+            resume=resume,
+            watch=it.gradients,
+            class_weights=it.task.class_weights_for(it.splits.train),
+            on_nan=it.on_nan,
+        )
+    except loop.Diverged as error:
+        raise loop.Diverged(f"In phase {phase.name!r}: {error}") from error
     if it.model.optimizer.scales_loss and not it.model.optimizer.iterations.numpy():
         raise proving.ProofFailed(
             f"No update was made in phase {phase.name!r}: the gradients of every batch overflowed "
@@ -220,6 +293,7 @@ def _train_phase(
     it.model.optimizer.settle()
     if stopping:
         stopping.restore()
+    _check_finite(phase, frozen)
     proved = proof.check()
     record = {
         "name": phase.name,
@@ -227,6 +301,7 @@ def _train_phase(
         "parameters": frozen.parameters,
         "epochs": done // steps,
         "steps": done,
+        "skipped_updates": it.model.optimizer.skipped,
         "seconds": round(time.perf_counter() - began, 3),
         "proof": proved,
         "proof_seconds": round(proof.seconds, 3),
@@ -234,7 +309,38 @@ def _train_phase(
     if stopping:
         record["stopped_epoch"] = stopping.epochs if stopping.stopped else None
         record["best_epoch"] = stopping.best_epoch
-    return record, proof.after
+    remembered, arrays = callback_state.take(callbacks, fixed) if checkpoints else (None, ())
+    behind = Place(
+        phase=place.phase + 1,
+        history=tuple(it.history),
+        phases=(*place.phases, record),
+        before=proof.after,
+        callbacks=remembered,
+    )
+    if checkpoints:
+        checkpoints.save(it.model, behind, callbacks=arrays)
+    return behind
+
+
+def _check_finite(phase: Phase, frozen: freezing.Frozen) -> None:
+    """Refuses weights that the very last update has spoiled: no loss has shown it."""
+    spoiled = [
+        f"{path}/{variable.name}"
+        for group in (frozen.learning, frozen.statistics)
+        for path, variables in group.items()
+        for variable in variables
+        if not np.isfinite(np.asarray(variable).astype(np.float64)).all()
+    ]
+    if spoiled:
+        raise loop.Diverged(
+            f"After the last update of phase {phase.name!r} these are not finite: "
+            f"{', '.join(spoiled)}. Lower the learning rate, or set `clip_norm`."
+        )
+
+
+def _stop(it: Run, checkpoints: Checkpoints) -> None:
+    checkpoints.wait()
+    raise interruption.Interrupted(f"Stopped on request. {it.directory} holds a checkpoint.")
 
 
 def _validate(it: Run, stopping: EarlyStopping | None) -> dict[str, float]:
@@ -247,11 +353,13 @@ def _validate(it: Run, stopping: EarlyStopping | None) -> dict[str, float]:
     return metrics
 
 
-def _callbacks(it: Run, index: int, steps: int, callbacks) -> keras.callbacks.CallbackList:
+def _callbacks(
+    it: Run, index: int, steps: int, flow: GradientFlow | None, callbacks
+) -> keras.callbacks.CallbackList:
     phase = it.phases[index]
     own = [Rows(phase.name, it.history)]
-    if it.gradients:
-        own.append(_gradient_flow(it, phase))
+    if flow:
+        own.append(flow)
     if it.directory:
         own.append(History(it.directory / run_directory.HISTORY, it.history))
         own.append(TensorBoard(it.directory / run_directory.TENSORBOARD / phase.name))

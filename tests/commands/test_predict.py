@@ -58,6 +58,8 @@ def echo(tmp_path_factory):
 
     @tf.function(input_signature=signature)
     def repeat(prompt, length, temperature, top_k, seed):
+        with tf.control_dependencies([tf.Assert(length < 100, ["`length` is over:", length])]):
+            length = tf.identity(length)
         text = tf.strings.reduce_join(tf.repeat(prompt[:, tf.newaxis], length, axis=1), axis=1)
         return {"text": text}
 
@@ -118,6 +120,17 @@ def test_prompts_are_continued_by_the_flags(echo, capsys):
     assert (code, out) == (0, "one one \n\nzwei üzwei ü\n")
 
 
+def test_what_the_model_refuses_is_a_mistake(echo, capsys):
+    for flag, rule in (
+        ("--length=101", "`SAVED_MODEL` refuses this: [`length` is over:] [101]"),
+        ("--seed=99999999999999999999", "`--seed` must be a number that int64 holds"),
+        ("--top_k=9999999999", "`--top_k` must be a number that int32 holds"),
+    ):
+        code, out, err = predict(capsys, echo, "one", flag)
+        assert (code, out) == (2, "")
+        assert rule in err and "Traceback" not in err
+
+
 def test_mistakes_name_the_input(doubling, mean_colour, tmp_path, capsys):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
@@ -125,6 +138,7 @@ def test_mistakes_name_the_input(doubling, mean_colour, tmp_path, capsys):
         (doubling, "1,2,3", "`INPUT` must be 2 numbers between commas"),
         (doubling, "1,two", "`INPUT` must be numbers between commas"),
         (doubling, "1,nan", "`INPUT` must be finite numbers"),
+        (doubling, "1,1e39", "`INPUT` must be numbers that float32 holds"),
         (mean_colour, tmp_path / "none.png", "`INPUT` must be an image file (No such file"),
         (mean_colour, tmp_path, "`INPUT` must be an image file (Is a directory"),
         (mean_colour, tmp_path / "text.png", "`INPUT` must be a JPEG, PNG, GIF or BMP file"),
@@ -184,7 +198,9 @@ def test_without_names_columns_are_in_the_order_that_the_export_tells(ratio, tmp
     assert "must be 2 numbers" in predict(capsys, tmp_path / "bottom,top", "1,4,5")[2]
 
 
-@pytest.mark.parametrize("given", ["1,4", "top=1", "top=1,bottom=2,side=3", "top=1,bottom"])
+@pytest.mark.parametrize(
+    "given", ["1,4", "top=1", "top=1,top=2,bottom=3", "top=1,bottom=2,side=3", "top=1,bottom"]
+)
 def test_columns_that_are_not_all_named_are_refused(ratio, given, capsys):
     code, out, err = predict(capsys, ratio, given)
     assert (code, out) == (2, "")

@@ -123,7 +123,7 @@ def test_an_image_that_is_too_large_is_refused_by_its_header(kind, size, monkeyp
     contents = [empty(kind, *size)]
     monkeypatch.setattr(tf.io, "decode_image", decoder)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        images._pixels(contents[0], 4096)
+        images.examine(contents[0], 4096)
 
 
 def test_the_largest_size_is_allowed_and_may_be_another():

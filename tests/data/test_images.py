@@ -1,21 +1,16 @@
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
-from tfbp.data.images import decode, image_folder, resize
-from tfbp.errors import UserError
+from tfbp.data import images
+from tfbp.data.images import decode, decode_each, resize
 
-Image = pytest.importorskip("PIL.Image")
-
-
-def write_folder(root, classes=("ant", "bee", "cat"), count=8, start=0):
-    """Writes `count` different 6×6 images into a folder for each class."""
-    for label, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
-        for number in range(start, start + count):
-            value = np.random.default_rng([label, number]).integers(0, 256, (6, 6, 3), np.uint8)
-            Image.fromarray(value).save(root / name / f"{number:02d}.png")
-    return root
+in_graph = tf.function(decode)
 
 
 def smooth(mode="RGB", size=(12, 12)):
@@ -36,6 +31,8 @@ def smooth(mode="RGB", size=(12, 12)):
         ("png", "1", 0),
         ("bmp", "RGB", 0),
         ("bmp", "L", 0),
+        ("bmp", "P", 0),
+        ("bmp", "RGBA", 0),
         ("gif", "P", 0),
         ("jpeg", "RGB", 8),
         ("jpeg", "L", 8),
@@ -48,7 +45,7 @@ def test_formats_and_modes_are_decoded_like_pillow_does(
 ):
     path = tmp_path / f"image.{suffix}"
     smooth(mode).save(path, **({"quality": 95} if suffix == "jpeg" else {}))
-    image = tf.function(decode)(tf.constant(path.read_bytes()), 12, channels)
+    image = in_graph(tf.constant(path.read_bytes()), 12, channels)
     expected = np.asarray(Image.open(path).convert("RGB" if channels == 3 else "L"), np.float32)
     assert image.dtype == tf.float32
     # Grey: the two weigh red, green and blue alike, and round differently.
@@ -73,105 +70,124 @@ def test_resizing_is_bilinear_and_averages_where_an_image_shrinks(size):
     assert np.allclose(batch[1, ..., 2], expected, atol=1e-2)
 
 
-def test_a_folder_of_classes_is_split_and_read_by_index(tmp_path):
-    write_folder(tmp_path)
-    (tmp_path / "ant" / ".hidden").write_text("passed over")
-    splits = image_folder(tmp_path, size=6, validation=0.25, test=0.25)
-    assert splits.classes == ("ant", "bee", "cat")
-    assert [part.size for part in (splits.train, splits.validation, splits.test)] == [12, 6, 6]
-    images, labels = tf.function(splits.test.read)(tf.range(6))
-    for index in range(6):
-        name = splits.test.name(index)
-        assert name.startswith(splits.classes[int(labels[index])])
-        assert np.array_equal(images[index], np.asarray(Image.open(tmp_path / name)))
+def encoded(image, kind, **settings):
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return file.getvalue()
 
 
-def test_classes_are_chosen_and_ordered_by_the_caller(tmp_path):
-    write_folder(tmp_path)
-    splits = image_folder(tmp_path, size=4, channels=1, classes=["cat", "ant"], per_class=2)
-    assert splits.classes == ("cat", "ant")
-    assert splits.train.labels.tolist() == [0, 0, 1, 1]
-    assert splits.train.name(0).startswith("cat")
-    assert splits.train.spec[0].shape == (4, 4, 1)
+def noise(mode="RGB", size=(50, 70), seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
 
 
-def test_given_parts_are_kept_and_missing_ones_cut_from_train(tmp_path):
-    write_folder(tmp_path / "train")
-    write_folder(tmp_path / "test", count=2, start=50)
-    splits = image_folder(tmp_path, size=6)
-    assert [part.size for part in (splits.train, splits.validation, splits.test)] == [21, 3, 6]
-    assert {splits.test.name(index).split("/")[0] for index in range(6)} == {"test"}
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
-def test_a_class_may_be_called_train(tmp_path):
-    write_folder(tmp_path, classes=("car", "train"))
-    assert image_folder(tmp_path, size=6).classes == ("car", "train")
+RARE = {
+    "CMYK": encoded(noise("CMYK"), "JPEG"),
+    "grey JPEG": encoded(noise("L"), "JPEG"),
+    "progressive": encoded(noise(), "JPEG", progressive=True),
+    "turned JPEG": encoded(noise(), "JPEG", exif=turned(6)),
+    "turned PNG": encoded(noise(), "PNG", exif=turned(3)),
+    "animated GIF": encoded(noise(), "GIF", save_all=True, append_images=[noise(seed=1)]),
+    "interlaced GIF": encoded(noise(), "GIF", interlace=1),
+    "animated PNG": encoded(noise(), "PNG", save_all=True, append_images=[noise(seed=1)]),
+    "palette": encoded(noise("P"), "PNG"),
+    "transparent palette": encoded(noise("P"), "PNG", transparency=7),
+    "grey with alpha": encoded(noise("LA"), "PNG"),
+    "black and white": encoded(noise("1"), "PNG"),
+    "palette BMP": encoded(noise("P"), "BMP"),
+    "few colours": encoded(noise().quantize(5), "BMP"),
+    "16-bit colour": tf.io.encode_png(
+        np.random.default_rng(0).integers(0, 2**16, (50, 70, 3), np.uint16)
+    ).numpy(),
+}
 
 
-def test_equal_files_are_never_in_two_splits(tmp_path):
-    write_folder(tmp_path)
-    for number in range(8):
-        content = (tmp_path / "ant" / f"{number:02d}.png").read_bytes()
-        (tmp_path / "bee" / f"copy{number}.png").write_bytes(content)
-    splits = image_folder(tmp_path, size=6, validation=0.3, test=0.3)
-    held = [set(part.hashes) for part in (splits.train, splits.validation, splits.test)]
-    assert not held[0] & held[1] | held[0] & held[2] | held[1] & held[2]
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+def served(contents):
+    return decode_each(contents, 50, 70, 3)
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def examine(content):
+    return images.examine(content)[0]
+
+
+def test_rare_formats_are_served_as_pillow_reads_them():
+    answers, good = served(list(RARE.values()))
+    assert good.numpy().all()
+    for (name, content), answer in zip(RARE.items(), answers, strict=True):
+        expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.float32)
+        limit = 12 if content.startswith(b"\xff\xd8") else 0  # JPEG decoders round differently
+        assert np.abs(answer - expected).max() <= limit, name
+
+
+def test_what_is_trained_on_is_what_an_export_sees():
+    answers, _ = decode_each(tf.constant(list(RARE.values())), 50, 50, 3)
+    for content, answer in zip(RARE.values(), answers, strict=True):
+        np.testing.assert_array_equal(in_graph(tf.constant(content), 50, 3), answer)
+
+
+def test_of_16_bits_the_upper_8_are_taken():
+    values = np.random.default_rng(0).integers(0, 2**16, (50, 70), np.uint16)
+    answer, good = served([encoded(Image.fromarray(values), "PNG")])
+    assert good.numpy().all()
+    np.testing.assert_array_equal(answer[0, ..., 1], values // 256)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
+def test_a_jpeg_that_was_cut_is_refused_with_an_end_marker_too(mode, part):
+    whole = encoded(noise(mode), "JPEG")
+    cut = whole[: int(part * len(whole))]
+    # The decoder takes the second, and fills it with grey.
+    assert tf.io.decode_image(cut + b"\xff\xd9").shape[:2] == (50, 70)
+    assert served([cut, cut + b"\xff\xd9", whole])[1].numpy().tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
-    [(b"", "it is empty"), (b"no image", "it is not a whole"), ("truncated", "it is not a whole")],
-)
-def test_unreadable_files_are_named_and_counted(tmp_path, content, reason):
-    write_folder(tmp_path)
-    whole = (tmp_path / "bee" / "03.png").read_bytes()
-    for number in (3, 4, 5):
-        bad = whole[: len(whole) // 2] if content == "truncated" else content
-        (tmp_path / "bee" / f"{number:02d}.png").write_bytes(bad)
-    with pytest.raises(UserError, match=f"03.png cannot be read: {reason}") as caught:
-        image_folder(tmp_path, size=6)
-    assert "bee" in str(caught.value)
-    assert "2 more" in str(caught.value)
-
-
-def without(root, name):
-    for file in (root / name).iterdir():
-        file.unlink()
-
-
-@pytest.mark.parametrize(
-    ("change", "settings", "message"),
+    "content",
     [
-        (lambda root: without(root, "bee"), {}, "must each hold an image"),
-        (lambda root: None, {"classes": ["ant", "bees"]}, "Did you mean 'bee'"),
-        (lambda root: None, {"classes": ["ant"]}, "two or more"),
-        (lambda root: None, {"classes": ["ant", "ant"]}, "differ from each other"),
-        (lambda root: None, {"size": 0}, "`size` must be at least 1"),
-        (lambda root: None, {"channels": 4}, "`channels` must be 1"),
-        (lambda root: None, {"validation": 1.5}, "`validation` must be a fraction"),
-        (lambda root: None, {"per_class": 0}, "`per_class` must be at least 1"),
-        (lambda root: write_folder(root / "train"), {}, "no other folder beside `train`"),
+        encoded(Image.new("RGB", (40, 24), (128, 128, 128)), "JPEG"),
+        encoded(Image.new("L", (40, 24), 128), "JPEG", progressive=True),
+        encoded(Image.new("CMYK", (40, 24), (127, 127, 127, 127)), "JPEG"),
+        encoded(Image.new("RGB", (3, 1), (128, 128, 128)), "JPEG"),
+        # cameras write a second image behind the first
+        encoded(Image.new("L", (40, 24), 128), "JPEG") + encoded(noise(), "JPEG") + b"more",
+        encoded(Image.new("L", (40, 24), 128), "PNG"),
     ],
 )
-def test_folders_that_cannot_be_learnt_from_are_refused(tmp_path, change, settings, message):
-    write_folder(tmp_path)
-    change(tmp_path)
-    with pytest.raises(UserError, match=message):
-        image_folder(tmp_path, **{"size": 6, **settings})
+def test_a_grey_image_that_is_whole_is_not_refused(content):
+    with Image.open(io.BytesIO(content)) as image:
+        expected = np.asarray(image.convert("RGB"), int)
+    assert np.abs(examine(content).numpy() - expected).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("classes", "message"), [(["ant"], "must be folders in"), (["ant", "bee", "cow"], "the same")]
-)
-def test_every_part_has_the_same_classes(tmp_path, classes, message):
-    write_folder(tmp_path / "train", classes=("ant", "bee"))
-    write_folder(tmp_path / "test", classes=classes)
-    with pytest.raises(UserError, match=message):
-        image_folder(tmp_path, size=6)
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(RARE)), st.floats(0, 1, exclude_max=True))
+def test_what_is_cut_off_anywhere_is_whole_or_refused(name, part):
+    content = RARE[name]
+    try:
+        image = examine(content[: int(part * len(content))])
+    except tf.errors.OpError:
+        return
+    # Behind the first frame of an animation there is more to cut.
+    np.testing.assert_array_equal(image, examine(content))
 
 
-def test_a_missing_folder_and_one_without_classes_are_refused(tmp_path):
-    with pytest.raises(UserError, match="must be a folder that exists"):
-        image_folder(tmp_path / "nowhere", size=6)
-    with pytest.raises(UserError, match="a folder for each class"):
-        image_folder(tmp_path, size=6)
+def png_header(width, height):
+    """Returns a PNG that says how large it is, and no more."""
+    fields = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + fields + b"\x08\0\0\0\0"
+
+
+@pytest.mark.parametrize("size", [(2**14, 2**13 + 1), (2**31, 1), (0, 5), (2**16, 2**16)])
+def test_the_size_is_judged_before_anything_is_decoded(size, monkeypatch):
+    monkeypatch.setattr(tf.io, "decode_image", lambda *_, **__: pytest.fail("it was decoded"))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        images.examine(tf.constant(png_header(*size)))

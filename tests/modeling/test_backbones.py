@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 
+from tfbp import storage
 from tfbp.errors import UserError
 from tfbp.modeling import backbones, heads
 
@@ -42,6 +43,7 @@ def write_like_keras_applications(model, path):
 def write_run(model, folder):
     folder.mkdir()
     model.save(folder / "model.keras")
+    storage.write_manifest(folder, ["model.keras"])
 
 
 def test_every_kind_of_source_gives_the_backbone_its_weights(tmp_path):
@@ -93,6 +95,7 @@ def test_a_source_that_cannot_be_read_is_refused(tmp_path, name, content, messag
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
+        storage.write_manifest(tmp_path, [name])
     source = tmp_path if name in ("model.keras", "config.json") else path
     with pytest.raises(UserError, match="`weights` ") as caught:
         backbones.load(network(), str(source))

@@ -99,6 +99,20 @@ def test_it_says_what_is_trainable_what_moves_and_what_is_frozen():
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "affine", "train"])
+def test_each_weight_learns_moves_or_stays(batch_norm):
+    model = nested()
+    frozen = freezing.freeze(model, "body/.*_2|head", batch_norm)
+    groups = [*frozen.learning.values(), *frozen.statistics.values(), frozen.fixed]
+    divided = sorted(id(variable) for group in groups for variable in group)
+    assert divided == sorted(map(id, model.weights))
+    # Of a layer that trains, BatchNormalization's four, its statistics, or none.
+    stay = {variable.name for variable in frozen.fixed if "_2" in variable.path}
+    norm = {"frozen": {"gamma", "beta"}, "affine": set(), "train": set()}[batch_norm]
+    moving = set() if batch_norm == "train" else {"moving_mean", "moving_variance"}
+    assert stay == norm | moving
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "affine", "train"])
 def test_batch_statistics_are_used_only_where_they_are_trained(batch_norm):
     model = nested()
     freezing.freeze(model, "body/.*|head", batch_norm)

@@ -59,6 +59,13 @@ def test_a_model_of_grey_images_takes_colour_too(channels):
     np.testing.assert_allclose(answer["logits"], expected, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_a_model_of_grey_images_refuses_other_channels(channels):
+    _, signatures = classifier(channels=1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must have 1 or 3 channels"):
+        signatures["serving_default"](image=tf.zeros((2, 9, 9, channels)))
+
+
 def test_files_are_answered_like_their_pixels_and_a_bad_one_with_nothing():
     _, signatures = classifier()
     sizes = [(4, 6), (30, 20), (2, 2)]

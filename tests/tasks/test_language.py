@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfbp.data import text
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
+from tfbp.tasks import language
 from tfbp.tasks.language import LanguageModel
 from tfbp.training import optimizer
 from tfbp.training.phase import Phase
@@ -176,15 +177,58 @@ def test_no_prompts_are_answered_by_no_texts(generate):
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({"length": -1}, "`length` must be at least 0"),
-        ({"length": 10_001}, "`length` must be at most 10000 tokens"),
+        ({"length": -1}, "`length` must be 0 to 10000 tokens"),
+        ({"length": 10_001}, "`length` must be 0 to 10000 tokens"),
         ({"temperature": -0.1}, "`temperature` must be at least 0"),
         ({"temperature": float("nan")}, "`temperature` must be at least 0"),
+        ({"temperature": float("inf")}, "`temperature` must be at least 0 and finite"),
     ],
 )
 def test_settings_out_of_range_are_refused_in_the_graph(generate, settings, rule):
     with pytest.raises(tf.errors.InvalidArgumentError, match=rule):
         write(generate, ["the"], **settings)
+
+
+@pytest.mark.parametrize("name", ["score", "init_state", "generate"])
+def test_a_text_that_is_too_long_is_refused_in_the_graph(lstm, name, monkeypatch):
+    monkeypatch.setattr(language, "LONGEST", 5)
+    monkeypatch.setattr(language, "LARGEST", 12)
+    given = "text" if name == "score" else "prompt"
+    settings = {"length": 1, "temperature": 0.0, "top_k": 0, "seed": 0}
+    call = function(name, lstm)
+    call(**{given: ["a", "the c"]}, **settings)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{given}` must have at most 5 tok"):
+        call(**{given: ["a", "the ca"]}, **settings)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{given}` must have at most 12 byt"):
+        call(**{given: ["a", "the cat sat o"]}, **settings)
+
+
+@pytest.mark.parametrize(("cell", "targets"), [("lstm", "all"), ("gru", "last")])
+def test_what_is_read_in_pieces_is_answered_as_if_read_at_once(cell, targets, monkeypatch):
+    model = network(cell, targets)
+    texts = ["the dog sat on the mat;", "", "t", "the cat", "at the mat"]
+    whole = [function(name, model, targets) for name in ("score", "init_state", "generate")]
+    monkeypatch.setattr(language, "PIECE", 15)  # three steps of five rows
+    pieces = [function(name, model, targets) for name in ("score", "init_state", "generate")]
+    for name, one, other in zip(("text", "prompt"), whole, pieces, strict=False):
+        expected = one(**{name: texts})
+        for key, value in other(**{name: texts}).items():
+            np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-5)
+    assert write(pieces[2], texts) == write(whole[2], texts)
+
+
+def test_the_logits_of_few_tokens_are_held_at_once(monkeypatch):
+    sizes = []
+    score = LanguageModel(VOCABULARY).signatures(network(), windows())["score"].function
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits
+
+    def note(labels, logits):
+        sizes.append(logits.shape[0] * logits.shape[1])
+        return losses(labels, logits)
+
+    monkeypatch.setattr(tf.nn, "sparse_softmax_cross_entropy_with_logits", note)
+    score(tf.constant([TEXT * 5, *[""] * 7]))
+    assert max(sizes) <= language.PIECE and sum(sizes) == 8 * len(TEXT * 5)
 
 
 def test_a_model_that_is_compiled_for_training_writes_as_before(generate):

@@ -54,6 +54,14 @@ def test_a_run_that_goes_on_reads_what_it_would_have_read():
         np.testing.assert_array_equal(indices(ours), indices(theirs))
 
 
+def test_the_indices_of_steps_are_those_of_the_examples_that_they_read():
+    settings = {"batch_size": 4, "steps": range(2, 8), "seed": 3}
+    for where in (ONE, strategy.resolve("mirrored")):
+        steps = read(numbered(10), where, **settings)
+        expected = np.concatenate([indices(each) for each in steps])
+        np.testing.assert_array_equal(batches.indices(10, **settings), expected)
+
+
 def test_two_replicas_share_out_each_global_batch():
     where = strategy.resolve("mirrored")
     one = read(numbered(9), batch_size=4, steps=range(6), seed=2)

@@ -26,10 +26,13 @@ class Meeting(keras.layers.Layer):
         return x
 
 
-def examples(size):
+def examples(size, spoilt=None):
+    """Returns examples; the loss of the one at `spoilt` is NaN."""
     numbers = np.random.default_rng(3)
     labels = np.arange(size) % len(CLASSES)
     x = numbers.normal(0, 1, (size, 12)) + labels[:, np.newaxis] * numbers.normal(0, 2, 12)
+    if spoilt is not None:
+        x[spoilt] = 3e38
     return Examples.from_arrays(x.astype(np.float32), labels)
 
 
@@ -50,12 +53,13 @@ class Log(keras.callbacks.Callback):
         self.epochs.append(dict(logs))
 
 
-def train(devices, size, batch_size, *, start=None, save=None, **settings):
+def train(devices, size, batch_size, *, start=None, save=None, spoilt=None, **settings):
     """Trains two epochs and returns the weights, the logs of the epochs and what is measured.
 
     Args:
         start: the place to go on from and its state, or None.
         save: told the model and the number of steps done.
+        spoilt: index of an example whose updates are skipped, or None.
     """
     where = strategy.resolve(devices)
     task = Classification(CLASSES)
@@ -66,7 +70,7 @@ def train(devices, size, batch_size, *, start=None, save=None, **settings):
         updates = 2 * batches.updates_per_epoch(size, batch_size, phase.accumulate)
         update = optimizer.build(phase, updates, freezing.freeze(model, phase.trainable))
         model.compile(update, loss=task.loss(), metrics=task.metrics())
-    data, log = examples(size), Log()
+    data, log = examples(size, spoilt), Log()
     loop.build(model, data, where)
     if start:
         checkpoint.restore(model, *start)
@@ -80,7 +84,9 @@ def train(devices, size, batch_size, *, start=None, save=None, **settings):
         start=start[0].step if start else 0,
         callbacks=keras.callbacks.CallbackList([log], model=model),
         after_call=lambda step: save and save(model, step),
+        on_nan="stop" if spoilt is None else "skip",
     )
+    assert update.skipped == (0 if spoilt is None else 2)
     update.settle()
     measured = loop.Measure(model, task, where)(data, batch_size)
     return model.get_weights(), log.epochs, measured
@@ -95,6 +101,7 @@ def train(devices, size, batch_size, *, start=None, save=None, **settings):
         (3, 1, {"optimizer": "adam"}),
         (23, 4, {"accumulate": 2, "clip_variable_norm": 0.1, "ema": 0.8, "layer_decay": 0.5}),
         (7, 1, {"accumulate": 3, "clip_value": 0.01, "optimizer": "sgd", "learning_rate": 1.0}),
+        (9, 1, {"accumulate": 2, "ema": 0.8, "spoilt": 2}),
     ],
     ids=[
         "uneven",
@@ -103,6 +110,7 @@ def train(devices, size, batch_size, *, start=None, save=None, **settings):
         "batches of one",
         "accumulated and averaged",
         "accumulated batches of one",
+        "one update skipped",
     ],
 )
 def test_two_devices_give_the_weights_losses_and_metrics_of_one(size, batch_size, settings):

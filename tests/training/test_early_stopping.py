@@ -91,8 +91,9 @@ def recorded(tmp_path_factory):
     folder, places = tmp_path_factory.mktemp("recorded"), []
     save = checkpoint.Checkpoints.save
 
-    def save_and_copy(self, model, place, best=()):
-        save(self, model, place, best)
+    def save_and_copy(self, model, place, **more):
+        save(self, model, place, **more)
+        self.wait()
         places.append((place.phase, place.step))
         shutil.copytree(folder / "end", folder / f"{place.phase} {place.step}")
 

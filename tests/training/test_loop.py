@@ -71,9 +71,10 @@ def train(
     batch_size=8,
     epochs=2,
     phase=None,
+    log=None,
     **settings,
 ):
-    """Trains a model.
+    """Trains a model, and returns the log.
 
     Args:
         phase: further settings of the phase; `settings` are of the loop.
@@ -84,7 +85,7 @@ def train(
     update = optimizer.build(phase, updates, freezing.freeze(model, phase.trainable))
     losses = {"loss": task.loss(), "metrics": task.metrics()}
     model.compile(update, **losses, auto_scale_loss=False)
-    examples, log = Examples.from_arrays(x, y), Log()
+    examples, log = Examples.from_arrays(x, y), log or Log()
     loop.build(model, examples, ONE)
     log.steps = loop.train(
         model,
@@ -189,12 +190,15 @@ def test_a_models_own_train_step_is_used(one_by_one):
         np.testing.assert_allclose(np.concatenate(moves), 0.125, rtol=1e-5)
 
 
-@pytest.mark.parametrize("phase", [{}, {"accumulate": 2, "ema": 0.5, "clip_norm": 0.1}])
-def test_a_compiled_step_of_xla_gives_the_same(phase):
+@pytest.mark.parametrize(
+    ("phase", "settings"),
+    [({}, {}), ({"accumulate": 2, "ema": 0.5, "clip_norm": 0.1}, {"on_nan": "skip"})],
+)
+def test_a_compiled_step_of_xla_gives_the_same(phase, settings):
     model = classifier()
     model.compile = functools.partial(model.compile, jit_compile=True)
     assert_same_weights(
-        [train(model, rule="adam", phase=phase).weights[-1]],
+        [train(model, rule="adam", phase=phase, **settings).weights[-1]],
         [train(classifier(), rule="adam", phase=phase).weights[-1]],
         rtol=1e-4,
         atol=1e-5,
@@ -315,13 +319,195 @@ def test_a_callback_can_stop_the_training(one_by_one):
     assert train(classifier(), start=4).steps == 6
 
 
+def test_a_state_is_resumed_before_the_first_step_after_the_callbacks_beginning(one_by_one):
+    def told(start, stop=False):
+        model, log = classifier(), Log()
+
+        def resume():
+            log.told.append("resume")
+            model.stop_training = stop
+
+        train(model, log=log, start=start, resume=resume)
+        return log.told
+
+    assert told(0)[:4] == ["begin", "resume", ("epoch", 0), 0]
+    assert told(3)[:4] == ["begin", "resume", ("epoch", 1), 0]
+    assert told(4)[:4] == ["begin", ("epoch", 1), "resume", 1]
+    assert told(6) == ["begin", "resume", "end"]
+    assert told(4, stop=True) == ["begin", ("epoch", 1), "resume", "end"]
+
+
+# ---- what is not finite
+
+SPOILT = int(orders(1)[0][9])  # is read in the step 4 of batches of 2, amid a call of several
+
+
+def spoilt_values():
+    """Returns targets of which one makes the loss infinite."""
+    values = VALUES.copy()
+    values[SPOILT] = 1e30
+    return values
+
+
+def linear():
+    keras.utils.set_random_seed(2)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("per_call", [0, 1e9])
-def test_a_loss_that_is_not_finite_stops_it_by_epoch_and_step(monkeypatch, per_call):
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_names_the_examples(
+    monkeypatch, per_call, accumulate
+):
     monkeypatch.setattr(loop, "SECONDS_PER_CALL", per_call)
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    message = r"The loss is (inf|nan) at epoch \d+, step [123]\. Lower the learning rate, or set"
+    model, points = linear(), []
+    with pytest.raises(loop.Diverged) as caught:
+        train(
+            model,
+            spoilt_values(),
+            Regression(),
+            batch_size=2,
+            phase={"accumulate": accumulate},
+            after_call=points.append,
+        )
+    other = orders(1)[0][8]
+    assert str(caught.value) == (
+        f"The loss is inf at epoch 1, step 5, of the examples {other} (row {other}), {SPOILT} "
+        f"(row {SPOILT}). If these are in order, the update before has spoiled the weights. Lower "
+        "the learning rate, set `clip_norm`, or leave such updates out with `on_nan`."
+    )
+    # Steps after it are not made, nor is an update of which it is but one batch.
+    assert model.optimizer.iterations.numpy() == (5 if accumulate == 1 else 2)
+    assert max(points) <= 4
+
+
+def test_of_many_examples_ten_are_named():
+    message = (
+        r"The loss is (inf|nan) at epoch \d+, step [12], of the examples (\d+ \(row \d+\), ){10}…\."
+    )
     with pytest.raises(loop.Diverged, match=message):
-        train(model, VALUES, Regression(), rate=1e6, epochs=50)
+        train(linear(), VALUES, Regression(), rate=1e6, epochs=50, batch_size=12)
+
+
+def test_gradient_descent_that_skips_a_batch_is_the_closed_form_without_it(one_by_one, caplog):
+    model, values = linear(), spoilt_values()
+    weights, bias = (value.astype(np.float64) for value in model.get_weights())
+    with caplog.at_level("WARNING", logger="absl"):
+        log = train(model, values, Regression(), rate=0.05, on_nan="skip")
+    expected, losses, warned = [], [], []
+    for epoch, rows in enumerate(orders(2), start=1):
+        squares = []
+        for start in (0, 8, 16):
+            chosen = rows[start : start + 8]
+            if SPOILT in chosen:
+                warned.append((epoch, start // 8 + 1, list(chosen)))
+            else:
+                errors = X[chosen] @ weights + bias - values[chosen]
+                squares.append(np.square(errors).mean(axis=1))
+                slope = 2 * errors / errors.size
+                weights, bias = weights - 0.05 * X[chosen].T @ slope, bias - 0.05 * slope.sum(0)
+            expected.append([weights, bias])
+        losses.append(np.concatenate(squares).mean())
+    assert_same_weights(log.weights, expected, rtol=1e-5, atol=1e-6)
+    assert [logs["loss"] for logs in log.logs] == pytest.approx(losses, rel=1e-5)
+    assert model.optimizer.skipped == 2
+    assert [record.getMessage() for record in caplog.records if record.name == "absl"] == [
+        f"Update left out, number {number} of at most 9: not finite at epoch {epoch}, step {step}, "
+        f"of the examples {', '.join(f'{index} (row {index})' for index in chosen)}."
+        for number, (epoch, step, chosen) in enumerate(warned, start=1)
+    ]
+
+
+class State(Log):
+    """Keeps everything that a run goes on with, after each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.states = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        model = self.model
+        kept = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+        self.states.append([(variable.path, variable.numpy()) for variable in kept])
+
+
+def restless():
+    """Returns a model with statistics, a random seed and everything else that a step changes."""
+    keras.utils.set_random_seed(2)
+    x = keras.Input((4,))
+    y = keras.layers.BatchNormalization()(keras.layers.Dense(5, "relu")(x))
+    return keras.Model(x, keras.layers.Dense(2)(keras.layers.Dropout(0.5)(y)))
+
+
+def test_a_skipped_update_leaves_no_trace_but_its_count(monkeypatch):
+    phase = {"accumulate": 2, "ema": 0.9, "schedule": "cosine", "batch_norm": "train"}
+    settings = {"rule": "adam", "batch_size": 3, "phase": phase, "on_nan": "skip"}
+    kept = []
+    for per_call in (0, 1e9):
+        monkeypatch.setattr(loop, "SECONDS_PER_CALL", per_call)
+        kept.append(train(restless(), spoilt_values(), Regression(), log=State(), **settings))
+    singly, together = kept
+    updates = [SPOILT in rows[first : first + 6] for rows in orders(2) for first in (0, 6, 12, 18)]
+    assert len(singly.states) == len(updates) == 8
+    for number, spoilt in enumerate(updates[1:], start=1):
+        before, after = singly.states[number - 1 : number + 1]
+        changed = {
+            name
+            for (name, one), (_, other) in zip(before, after, strict=True)
+            if not np.array_equal(one, other)
+        }
+        if number == 4:  # The metrics begin anew with the epoch.
+            changed -= {"loss/total", "loss/count", "mae/total", "mae/count"}
+        if spoilt:
+            assert changed == {"update/skipped_updates"}
+        else:
+            assert len(changed) > 10
+    assert sum(updates) == 2
+    assert not updates[0]
+    assert all(np.isfinite(value).all() for _, value in singly.states[-1])
+    for (name, one), (_, other) in zip(singly.states[-1], together.states[-1], strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+class Root(keras.layers.Layer):
+    """Is zero at zero, where its slope is not a number."""
+
+    def call(self, x):
+        return tf.sqrt(tf.abs(x))
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite(one_by_one):
+    x, log = X.copy(), Log()
+    x[SPOILT] = 0
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Root()(keras.layers.Dense(2, use_bias=False)(inputs)))
+    train(model, VALUES, Regression(), x=x, log=log, on_nan="skip")
+    assert model.optimizer.skipped == 2
+    still = [np.array_equal(*pair) for pair in zip(log.weights, log.weights[1:], strict=False)]
+    spoilt = [SPOILT in rows[first : first + 8] for rows in orders(2) for first in (0, 8, 16)]
+    assert still == spoilt[1:]
+    assert np.isfinite(log.weights[-1]).all()
+
+
+def test_after_ten_skipped_updates_it_stops_and_epochs_of_them_alone_measure_nothing(caplog):
+    model, log = linear(), Log()
+    message = r"10 updates of the phase were not finite .* at epoch 10, step 1, of the examples \d"
+    with pytest.raises(loop.Diverged, match=message):
+        train(
+            model,
+            spoilt_values(),
+            Regression(),
+            batch_size=23,
+            epochs=12,
+            on_nan="skip",
+            log=log,
+        )
+    assert model.optimizer.skipped == 10
+    assert not model.optimizer.iterations.numpy()
+    assert len(log.logs) == 9
+    assert all(np.isnan(list(logs.values())).all() for logs in log.logs)
+    assert_same_weights([model.get_weights()], [linear().get_weights()], rtol=0, atol=0)
 
 
 def test_measuring_gives_each_example_once_in_its_own_order_without_dropout():

@@ -8,6 +8,7 @@ from tfbp.modeling import freezing
 from tfbp.training import optimizer
 from tfbp.training.phase import OPTIMIZERS, Phase
 
+ONE = tf.distribute.get_strategy()
 NUMBERS = np.random.default_rng(0)
 START = [NUMBERS.normal(0, 1, shape).astype(np.float32) for shape in ((3, 2), (2,))]
 GRADIENTS = [[NUMBERS.normal(0, 3, w.shape).astype(np.float32) for w in START] for _ in range(4)]
@@ -197,7 +198,7 @@ def accumulate(update, variables, gradients, shares):
     for each, share in zip(gradients, shares, strict=True):
         with update.weighing(share):
             update.apply_gradients(zip(map(tf.constant, each), variables, strict=True))
-    update.update(tf.distribute.get_strategy())
+    update.update(ONE)
 
 
 @pytest.mark.parametrize("clip", [{}, {"clip_norm": 2.0}, {"clip_value": 1.0}])
@@ -224,7 +225,7 @@ def test_a_variable_without_a_gradient_stays_as_it_is():
         with update.weighing(1.0):
             update.apply_gradients([(tf.ones_like(START[0]), variables[0]), (None, variables[1])])
         if settings:
-            update.update(tf.distribute.get_strategy())
+            update.update(ONE)
         update.settle()
         assert (variables[0].numpy() != START[0]).all()
         np.testing.assert_array_equal(variables[1].numpy(), START[1])
@@ -272,7 +273,7 @@ def test_scaled_gradients_are_scaled_back_and_others_are_taken_as_they_are():
                 assert scale == (2.0**15 if scaled else 1)
                 gradients = [scale * gradient for gradient in each]
                 update.apply_gradients(zip(gradients, variables, strict=True))
-            update.update(tf.distribute.get_strategy())
+            update.update(ONE)
             assert_close([[v.numpy() for v in variables]], [expected[number]], rtol=1e-5)
 
 
@@ -291,6 +292,45 @@ def test_an_update_with_a_gradient_that_is_not_finite_is_left_out(wrong, monkeyp
     assert int(update.iterations) == 3
     expected = apply(build(optimizer="adam"), GRADIENTS[:3])[-1]
     assert_close([[variable.numpy() for variable in variables]], [expected])
+
+
+def test_of_updates_to_be_skipped_the_ones_that_are_not_finite_are_counted():
+    update = build(optimizer="adam")
+    variables = [keras.Variable(weight) for weight in START]
+    update.build(variables)
+    update.skip_not_finite()
+    spoilt = [GRADIENTS[0][0], np.array([1, np.nan], np.float32)]
+    for each, loss, sound in (
+        (GRADIENTS[0], True, True),
+        (spoilt, True, False),  # a gradient of a finite loss
+        (GRADIENTS[1], False, False),
+        (GRADIENTS[2], True, True),
+    ):
+        before = [variable.numpy() for variable in (*variables, *update.rule.variables)]
+        with update.weighing(1.0):
+            update.apply_gradients(zip(map(tf.constant, each), variables, strict=True))
+        assert bool(update.update(ONE, loss)) is sound
+        for one, other in zip(before, (*variables, *update.rule.variables), strict=True):
+            assert sound or np.array_equal(one, other)
+    assert update.skipped == 2
+    expected = apply(build(optimizer="adam"), [GRADIENTS[0], GRADIENTS[2]])[-1]
+    assert_close([[variable.numpy() for variable in variables]], [expected], rtol=0)
+
+
+def test_only_what_the_scale_has_not_spoilt_is_skipped_in_float16():
+    update, variables = half()
+    update.skip_not_finite()
+    spoilt = [GRADIENTS[0][0], np.array([1, np.inf], np.float32)]
+    found = []
+    for loss in (False, *[True] * 17):
+        with update.weighing(1.0):
+            update.apply_gradients(zip(map(tf.constant, spoilt), variables, strict=True))
+        sound = bool(update.update(ONE, loss))
+        found.append((sound, float(update.variables[-2]), update.skipped))
+    halved = [(True, 2.0**power, 1) for power in reversed(range(15))]
+    assert found == [(False, 2.0**15, 1), *halved, (False, 1.0, 2), (False, 1.0, 3)]
+    np.testing.assert_array_equal(variables[0].numpy(), START[0])
+    assert not update.iterations.numpy()
 
 
 def test_what_computes_otherwise_than_in_float16_needs_no_scale():

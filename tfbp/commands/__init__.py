@@ -18,6 +18,7 @@ import tfbp
 from tfbp.commands.flags import HELP, Help
 from tfbp.errors import CheckFailed, UserError, mistake
 from tfbp.reporting.table import table
+from tfbp.training.interruption import Interrupted
 
 COMMANDS = {
     "list": ("", "the recipes, a line each"),
@@ -33,7 +34,7 @@ COMMANDS = {
 
 def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
     """Runs one command and returns the exit code: 0 when it worked, 2 for a user's mistake, 1 where
-    a proof or the comparison of an export failed.
+    a proof or the comparison of an export failed, 75 for a run that was stopped and can go on.
 
     Args:
         recipes_folder: where recipes are found by their names.
@@ -58,6 +59,10 @@ def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
     except CheckFailed as error:
         print(f"Failed: {error}", file=sys.stderr)
         return 1
+    except Interrupted as stopped:
+        said = str(stopped) or "Stopped."
+        print(f"{said} The same command, without --restart, goes on.", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130

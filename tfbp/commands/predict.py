@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -52,7 +53,7 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     specs = model.signatures[name].structured_input_signature[1]
     known = {item.name for item in dataclasses.fields(settings)}
     scalars = {
-        key: tf.constant(getattr(settings, key), spec.dtype)
+        key: _scalar(key, getattr(settings, key), spec.dtype)
         for key, spec in specs.items()
         if spec.shape.rank == 0 and key in known
     }
@@ -62,12 +63,15 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     size = BATCH if all(spec.shape[1:].is_fully_defined() for spec in batched.values()) else 1
     rows = []
     for start in range(0, len(inputs), size):
-        batch = [read(text) for text in inputs[start : start + size]]
+        batch = [_held(text, read(text), batched) for text in inputs[start : start + size]]
         tensors = {
             key: tf.constant(np.stack([row[key] for row in batch]), spec.dtype)
             for key, spec in batched.items()
         }
-        answer = model.signatures[name](**tensors, **scalars)
+        try:
+            answer = model.signatures[name](**tensors, **scalars)
+        except tf.errors.OpError as error:
+            raise UserError(f"`SAVED_MODEL` refuses this: {_reason(error)}") from error
         rows += _rows({key: value.numpy() for key, value in answer.items()})
     for text, row in zip(inputs, rows, strict=True):
         if name == "image_bytes" and _refused(row):
@@ -82,6 +86,18 @@ def _load(path: pathlib.Path) -> tf.Module:
     except (OSError, ValueError, tf.errors.OpError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise mistake("SAVED_MODEL", f"must load ({reason})", str(path)) from error
+
+
+def _scalar(key: str, value: float, dtype: tf.DType) -> tf.Tensor:
+    if not dtype.min <= value <= dtype.max:
+        raise mistake(f"--{key}", f"must be a number that {dtype.name} holds", value)
+    return tf.constant(value, dtype)
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """Returns what a graph says, without where in it."""
+    said = re.search(r"assertion failed: (.*)", error.message)
+    return said[1] if said else error.message.strip().partition("\n")[0]
 
 
 def _reader(
@@ -127,9 +143,9 @@ def _columns(text: str, names: Sequence[str], order: Sequence[str] | None) -> Ro
     """Returns the columns of "a=1,b=2", or of "1,2" where it is known in which order they are."""
     if "=" not in text and order is not None:
         return dict(zip(order, _numbers(text, len(order)), strict=True))
-    values = dict(part.partition("=")[::2] for part in text.split(","))
-    values = {name.strip(): value for name, value in values.items()}
-    if values.keys() != set(names):
+    pairs = [part.partition("=")[::2] for part in text.split(",")]
+    values = {name.strip(): value for name, value in pairs}
+    if values.keys() != set(names) or len(pairs) > len(values):
         raise mistake("INPUT", "must be name=number between commas, one of each", text, names)
     return {name: _numbers(value, 1)[0] for name, value in values.items()}
 
@@ -146,6 +162,16 @@ def _numbers(text: str, count: int | None) -> np.ndarray:
         wanted = "one number" if count == 1 else f"{count} numbers between commas"
         raise mistake("INPUT", f"must be {wanted}", text)
     return np.array(values)
+
+
+def _held(text: str, row: Row, specs: Mapping[str, tf.TensorSpec]) -> Row:
+    """Returns a row, whose finite numbers the model's types can hold."""
+    for key, value in row.items():
+        dtype = specs[key].dtype
+        with np.errstate(over="ignore"):
+            if dtype.is_floating and np.isinf(value.astype(dtype.as_numpy_dtype)).any():
+                raise mistake("INPUT", f"must be numbers that {dtype.name} holds", text)
+    return row
 
 
 def _rows(answer: dict[str, np.ndarray]) -> list[dict]:

@@ -1,6 +1,7 @@
 """Trains, evaluates and exports: `run RECIPE [--flag=value …]`.
 
 A run that was stopped goes on when the same command is given again; one that has ended is read.
+SIGTERM and Ctrl-C stop it with a checkpoint and the exit code 75.
 """
 
 import pathlib
@@ -9,11 +10,13 @@ from collections.abc import Sequence
 from tfbp import driver
 from tfbp.commands import flags, metrics
 from tfbp.reporting.table import table
+from tfbp.training import interruption
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    module, config = flags.recipe_and_config(recipes_folder, arguments, about=__doc__)
-    run = driver.run(module, config)
+    with interruption.install():
+        module, config = flags.recipe_and_config(recipes_folder, arguments, about=__doc__)
+        run = driver.run(module, config)
     places = [
         ("run", f"{run.directory} ({run.result['seconds']:.1f} s)"),
         ("export", run.result["export"]["path"]),

@@ -13,12 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tfbp.data import glyphs, images, tables, text, tfds
+from tfbp.data import folders, glyphs, image_files, images, tables, text, tfds
 from tfbp.data.examples import Splits
 from tfbp.errors import UserError, mistake
 
 
-def load(spec: str, *, seed: int, size: int | None = None, channels: int = 3) -> Splits:
+def load(
+    spec: str,
+    *,
+    seed: int,
+    size: int | None = None,
+    channels: int = 3,
+    on_bad_example: image_files.OnBad = "fail",
+) -> Splits:
     """Returns the splits of images or of a table.
 
     Args:
@@ -27,13 +34,14 @@ def load(spec: str, *, seed: int, size: int | None = None, channels: int = 3) ->
         size: edge of the square images, in pixels; None leaves them as they are. The key `size` of
             the spec comes before it.
         channels: of images: 1 (grey) or 3 (RGB).
+        on_bad_example: of a folder of images: see `folders.image_folder`.
 
     Raises:
         tfbp.UserError: an unknown name or key, a value that its key does not take, a text source,
             data that cannot be used, or a package that is not installed.
     """
     source, path, options = _parse(spec, SOURCES, TEXTS, "images or a table")
-    request = _Request(path, options, seed, options.get("size", size), channels)
+    request = _Request(path, options, seed, options.get("size", size), channels, on_bad_example)
     try:
         splits = source.load(request)
     except ImportError as error:
@@ -94,6 +102,7 @@ class _Request:
     seed: int
     size: int | None
     channels: int
+    on_bad_example: image_files.OnBad
 
     @property
     def cut(self) -> dict[str, object]:
@@ -199,11 +208,12 @@ def _glyphs(request: _Request) -> Splits:
 def _folder(request: _Request) -> Splits:
     if request.size is None:
         raise mistake("size", "must be given for a folder of images", None)
-    return images.image_folder(
+    return folders.image_folder(
         request.path,
         size=request.size,
         channels=request.channels,
         classes=request.options.get("classes"),
+        on_bad_example=request.on_bad_example,
         **request.cut,
     )
 

@@ -6,7 +6,8 @@ decoder unpacks to give the first: what decoding would take is known from the he
 
 import tensorflow as tf
 
-_JPEG, _PNG, _GIF, _BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
+# How a file of each format begins.
+JPEG, PNG, GIF, BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
 
 # Extensions of a GIF before its first frame; encoders write up to about five.
 _EXTENSIONS = 64
@@ -24,14 +25,14 @@ def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     Raises:
         tf.errors.InvalidArgumentError: another format, or a header that is broken; when it runs.
     """
-    known = tf.reduce_any([_starts(content, mark) for mark in (_JPEG, _PNG, _GIF, _BMP)])
+    known = tf.reduce_any([_starts(content, mark) for mark in (JPEG, PNG, GIF, BMP)])
     with tf.control_dependencies([tf.Assert(known, ["neither JPEG, PNG, GIF nor BMP"])]):
         content = tf.identity(content)
     return tf.case(
         [
-            (_starts(content, _JPEG), lambda: (content, _jpeg(content))),
-            (_starts(content, _PNG), lambda: (content, _png(content))),
-            (_starts(content, _GIF), lambda: _gif(content)),
+            (_starts(content, JPEG), lambda: (content, _jpeg(content))),
+            (_starts(content, PNG), lambda: (content, _png(content))),
+            (_starts(content, GIF), lambda: _gif(content)),
         ],
         default=lambda: (content, _bmp(content)),
     )
@@ -39,7 +40,29 @@ def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def first_frame(content: tf.Tensor) -> tf.Tensor:
     """Returns the file, of a GIF its first frame alone: what `read` returns, without its checks."""
-    return tf.cond(_starts(content, _GIF), lambda: _gif(content)[0], lambda: content)
+    return tf.cond(_starts(content, GIF), lambda: _gif(content)[0], lambda: content)
+
+
+def palette(content: tf.Tensor) -> tf.Tensor:
+    """Returns the colours of a BMP of 8 bits a pixel, uint8 [colours, 3]; of other files [0, 3].
+
+    TensorFlow decodes such a file to the numbers of its colours, as if they were shades of grey.
+    """
+
+    def colours() -> tf.Tensor:
+        # The table lies between the headers, whose second says its length, and the pixels.
+        pixels, second = (
+            tf.io.decode_raw(tf.strings.substr(content, at, 4), tf.int32)[0] for at in (10, 14)
+        )
+        table = tf.strings.substr(content, 14 + second, pixels - 14 - second)
+        return tf.reshape(tf.io.decode_raw(table, tf.uint8), [-1, 4])[:, 2::-1]  # blue comes first
+
+    indexed = tf.cond(
+        _starts(content, BMP),
+        lambda: tf.equal(tf.strings.substr(content, 28, 2), b"\x08\0"),
+        lambda: tf.constant(False),
+    )
+    return tf.cond(indexed, colours, lambda: tf.zeros([0, 3], tf.uint8))
 
 
 def _starts(content: tf.Tensor, mark: bytes) -> tf.Tensor:

@@ -1,76 +1,21 @@
-"""Images as examples: folders of files, decoding and resizing."""
+"""Images as examples: decoding and resizing."""
 
 import dataclasses
-import hashlib
-import os
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from tfbp.data import headers
 from tfbp.data.examples import Batch, Examples, Splits
-from tfbp.errors import UserError, mistake
+from tfbp.errors import mistake
 
 PARTS = ("train", "validation", "test")
 
 # Height and width, in pixels, that an image of a stranger may have.
 LARGEST = 4096
-
-
-def image_folder(
-    path: str | os.PathLike,
-    *,
-    size: int,
-    channels: int = 3,
-    validation: float = 0.1,
-    test: float = 0.1,
-    seed: int = 0,
-    classes: Sequence[str] | None = None,
-    per_class: int | None = None,
-) -> Splits:
-    """Returns the splits of a folder of images: JPEG, PNG, GIF (its first frame) and BMP files.
-
-    The folder holds one folder for each class, or `train/`, and perhaps `validation/` and `test/`,
-    with the same class folders in each; what is missing of these is cut from `train/`. Hidden files
-    are passed over. Every file is hashed and decoded once here; training decodes what it reads.
-
-    Args:
-        path: the folder.
-        size: edge of the square images, in pixels, that the examples are resized to (bilinear).
-        channels: 1 (grey) or 3 (RGB).
-        validation, test: fractions cut from the training folder, in [0, 1).
-        seed: which examples are held out, and which labels are kept.
-        classes: the class folders to use, in the order of their labels. Default: all, sorted.
-        per_class: when given, how many training examples of each class are kept.
-
-    Raises:
-        tfbp.UserError: no such folder or class, an empty class, one class only, other classes in
-            `validation/` or `test/`, files that cannot be decoded, or a number out of range.
-    """
-    check_format(size, channels)
-    root = pathlib.Path(path).expanduser()
-    if not root.is_dir():
-        raise mistake("path", "must be a folder that exists", str(path))
-    folders = _parts(root)
-    names = tuple(classes) if classes else _subfolders(folders["train"])
-    if not names:
-        raise mistake("path", "must hold a folder for each class", str(path))
-    found = [
-        (part, label, file)
-        for part, folder in folders.items()
-        for label, file in _labelled_files(folder, names, whole=not classes)
-    ]
-    parts, labels, files = zip(*found, strict=True)
-    examples = _file_examples(root, files, labels, size, channels)
-    rows = {part: np.flatnonzero(np.array(parts) == part) for part in folders}
-    given = {part: examples.take(rows[part]) for part in folders}
-    fractions = {"validation": validation, "test": test}
-    splits = Splits.cut(given.pop("train"), classes=names, seed=seed, **(fractions | given))
-    if per_class is not None:
-        splits = splits.keep_per_class(per_class, seed=seed)
-    return dataclasses.replace(splits, description=f"folder:{path}")
+# Pixels that any image may have: of four bytes, as much as TensorFlow's decoders unpack.
+MOST_PIXELS = 2**27
 
 
 def encoded(
@@ -112,11 +57,12 @@ def decode(content: tf.Tensor, size: int, channels: int) -> tf.Tensor:
 
     Args:
         content: string []: the bytes of a JPEG, PNG, GIF (its first frame is taken) or BMP file,
-            grey, palette or colour.
+            grey, palette, colour or CMYK, which `examine` passes. Of 16 bits a channel the upper 8
+            are taken. An EXIF orientation is not applied.
         size: edge of the image, in pixels.
         channels: 1 (grey) or 3 (RGB); transparency is left out.
     """
-    return resize(_pixels(content), size, size, channels)
+    return resize(_pixels(headers.first_frame(content)), size, size, channels)
 
 
 def decode_each(
@@ -124,8 +70,8 @@ def decode_each(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns images from strangers, and which of them are good. A graph function.
 
-    Their headers are checked before they are decoded; then they are decoded and resized one after
-    the other, so that one at a time is held in its full size. A bad one does not spoil the others.
+    They pass `examine` and are resized one after the other, so that one at a time is held in its
+    full size. A bad one does not spoil the others.
 
     Args:
         contents: string [batch]: the bytes of files as `decode` takes them, of any sizes.
@@ -139,7 +85,8 @@ def decode_each(
     count = tf.size(contents, out_type=tf.int64)
 
     def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return index, resize(_pixels(contents[index], largest), height, width, channels)
+        image, _ = examine(contents[index], largest)
+        return index, resize(image, height, width, channels)
 
     # In a graph only a dataset survives what fails in it. One more image is added behind the last,
     # since there must be one at least.
@@ -150,6 +97,36 @@ def decode_each(
     images = tf.scatter_nd(indices, decoded, [count + 1, height, width, channels])[:-1]
     good = tf.scatter_nd(indices, tf.ones_like(indices[:, 0]), [count + 1])[:-1] > 0
     return tf.ensure_shape(images, [None, height, width, channels]), good
+
+
+def examine(content: tf.Tensor, largest: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns an image that nobody has looked at yet, and its size. A graph function.
+
+    What passes here is decoded alike, by `decode`, from then on.
+
+    Args:
+        content: string []: the bytes of a file.
+        largest: height and width that the image may have, in pixels.
+
+    Returns:
+        uint8 [height, width, channels], of a GIF the first frame; int32 [height, width].
+
+    Raises:
+        tf.errors.InvalidArgumentError: it is larger, or of more than `MOST_PIXELS`, which its
+            header tells before it is decoded; broken, cut short, or not JPEG, PNG, GIF or BMP; when
+            it runs.
+    """
+    content, size = headers.read(content)
+    height, width = tf.unstack(tf.cast(size, tf.int64))
+    # A size that does not fit an int32 is negative.
+    fits = (height > 0) & (width > 0) & (height * width <= MOST_PIXELS)
+    if largest is not None:
+        fits &= tf.maximum(height, width) <= largest
+    with tf.control_dependencies([tf.Assert(fits, [size])]):
+        content = tf.identity(content)
+    image = _pixels(content)
+    with tf.control_dependencies([tf.Assert(~_cut_short(content, image), ["cut short"])]):
+        return tf.identity(image), size
 
 
 def resize(images: tf.Tensor, height: int, width: int, channels: int) -> tf.Tensor:
@@ -207,116 +184,42 @@ def check_format(size: int | None, channels: int) -> None:
         raise mistake("channels", "must be 1 (grey) or 3 (RGB)", channels)
 
 
-def _pixels(content: tf.Tensor, largest: int | None = None) -> tf.Tensor:
-    if largest is None:
-        content = headers.first_frame(content)
-    else:
-        content, size = headers.read(content)
-        within = tf.Assert(tf.reduce_all((size > 0) & (size <= largest)), [size])
-        with tf.control_dependencies([within]):
-            content = tf.identity(content)
+def _pixels(content: tf.Tensor) -> tf.Tensor:
+    """Returns an image as its file holds it, uint8 [height, width, channels]."""
     # The channels of the file: the decoder converts them for some formats and refuses for others.
     image = tf.io.decode_image(content, channels=0, expand_animations=False)
     image.set_shape((None, None, None))
-    return image
-
-
-def _parts(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    # A class may be called "train": then it holds files, not folders.
-    if "train" not in _subfolders(root) or not _subfolders(root / "train"):
-        return {"train": root}
-    for name in _subfolders(root):
-        if name not in PARTS:
-            raise mistake(str(root), "must hold no other folder beside `train`", name, PARTS)
-    return {name: root / name for name in PARTS if (root / name).is_dir()}
-
-
-def _subfolders(folder: pathlib.Path) -> tuple[str, ...]:
-    found = (entry.name for entry in os.scandir(folder) if entry.is_dir())
-    return tuple(sorted(name for name in found if not name.startswith(".")))
-
-
-def _labelled_files(
-    folder: pathlib.Path, classes: Sequence[str], whole: bool
-) -> list[tuple[int, str]]:
-    """Returns (label, path) of the files of each class; `whole`: there must be no other class."""
-    present = _subfolders(folder)
-    for name in classes:
-        if name not in present:
-            raise mistake("classes", f"must be folders in {folder}", name, present)
-    for name in present if whole else ():
-        if name not in classes:
-            raise mistake("classes", f"must be the same in {folder} as in `train`", name, classes)
-    result = []
-    for label, name in enumerate(classes):
-        files = [
-            os.path.join(parent, file)
-            for parent, _, files in os.walk(folder / name)
-            for file in files
-            if not file.startswith(".")
-        ]
-        if not files:
-            raise mistake("classes", "must each hold an image", str(folder / name))
-        result += [(label, file) for file in sorted(files)]
-    return result
-
-
-def _file_examples(
-    root: pathlib.Path, files: Sequence[str], labels: Sequence[int], size: int, channels: int
-) -> Examples:
-    hashes = _check_files(files)
-    with tf.device("CPU:0"):
-        all_files = tf.constant(files)
-    return encoded(
-        lambda indices: tf.map_fn(tf.io.read_file, tf.gather(all_files, indices)),
-        labels=np.array(labels, np.int64),
-        hashes=hashes,
-        size=size,
-        channels=channels,
-        name=lambda index: os.path.relpath(files[index], root),
+    colours = headers.palette(content)
+    return tf.cond(
+        tf.size(colours) > 0,
+        lambda: tf.gather(colours, tf.cast(image[..., 0], tf.int32)),
+        lambda: image,
     )
 
 
-def _check_files(files: Sequence[str]) -> np.ndarray:
-    """Returns the content hash of each file, or raises an error that names what cannot be read."""
-    files = np.array(files)
-    hashes = _hash_decodable(files, batch_size=64)
-    bad = np.flatnonzero(hashes == b"")
-    # One bad file spoils its batch: look at its neighbours one by one.
-    hashes[bad] = _hash_decodable(files[bad], batch_size=1)
-    bad = np.flatnonzero(hashes == b"")
-    if len(bad):
-        more = f"\n{len(bad) - 1} more cannot be read either." if len(bad) > 1 else ""
-        file = pathlib.Path(files[bad[0]])
-        raise UserError(f"The image {file} cannot be read: {_why_unreadable(file)}.{more}")
-    return hashes
+def _cut_short(content: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """Tells whether a decoded image is a JPEG whose data ends before its last line.
 
+    Without its end marker a file is refused by the decoder (`try_recover_truncated` is off). With
+    one behind the cut it is not: all coefficients that are missing count as zero, which is grey,
+    and only libjpeg's own log would say so. More data in front of the marker changes such an image,
+    and no other. Of a progressive JPEG that has lost its finer scans alone nothing is missing here.
+    """
 
-def _hash_decodable(files: np.ndarray, batch_size: int) -> np.ndarray:
-    """Returns the content hash, dtype "S64", of each file of the batches that decode, else b""."""
-
-    def look(file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        content = tf.io.read_file(file)
-        # The height is asked for because a decoding that nothing reads is optimised away.
-        return content, tf.shape(_pixels(content))[0]
-
-    def look_at_all(number: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return number, *tf.map_fn(look, batch, fn_output_signature=(tf.string, tf.int32))
-
-    hashes = np.zeros(len(files), "S64")
-    dataset = tf.data.Dataset.from_tensor_slices(files).batch(batch_size).enumerate()
-    dataset = dataset.map(look_at_all, num_parallel_calls=tf.data.AUTOTUNE)
-    for number, contents, _ in dataset.ignore_errors().as_numpy_iterator():
-        start = number * batch_size
-        hashes[start : start + len(contents)] = [
-            hashlib.sha256(content).hexdigest() for content in contents
+    def changes() -> tf.Tensor:
+        data = tf.io.decode_raw(content, tf.uint8)
+        ends = tf.where((data[:-1] == 0xFF) & (data[1:] == 0xD9))
+        end = tf.cast(ends[-1, 0], tf.int32)
+        longer = [
+            tf.strings.substr(content, 0, end),
+            tf.constant(b"\x55" * 64),
+            tf.strings.substr(content, end, tf.size(data) - end),
         ]
-    return hashes
+        again = tf.io.decode_image(tf.strings.join(longer), channels=0, expand_animations=False)
+        return tf.reduce_any(again != image)
 
-
-def _why_unreadable(file: pathlib.Path) -> str:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        return str(error)
-    return "it is not a whole JPEG, PNG, GIF or BMP file" if content else "it is empty"
+    # Zero coefficients are 128, and in the four inverted colours of CMYK 128 · 128 / 255 = 64. Few
+    # whole images end so: of those the log says that they hold extraneous bytes.
+    last = image[-1, -8:]
+    grey = tf.reduce_all(last == 128) | tf.reduce_all(last == 64)
+    return tf.cond(tf.io.is_jpeg(content) & grey, changes, lambda: tf.constant(False))

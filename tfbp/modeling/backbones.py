@@ -1,16 +1,15 @@
 """Where weights come from: ImageNet, a file, an earlier run, or a He start."""
 
-import io
 import os
 import pathlib
-import re
-import zipfile
 from collections.abc import Callable, Sequence
 
-import h5py
 import keras
+from keras.src.saving.serialization_lib import SafeModeScope
 
+from tfbp import storage
 from tfbp.errors import UserError, mistake
+from tfbp.modeling import weight_files
 
 IMAGENET = "imagenet"
 STARTS = ("none", "random")
@@ -71,26 +70,25 @@ def load(backbone: keras.Model, source: str) -> None:
             `keras.applications`, or the directory of an earlier run.
 
     Raises:
-        tfbp.UserError: no such path, or the weights are not this backbone's.
+        tfbp.UserError: no such path, the weights are not this backbone's, a file that holds more
+            than weights, or a run whose files are not what its manifest says.
     """
     path = pathlib.Path(source)
     if not path.exists():
-        raise mistake(
-            "weights",
-            "must be 'imagenet', 'none', 'random', a weights file or the directory of an earlier "
-            "run",
-            source,
-        )
-    if path.is_dir():
-        earlier = _of_run(path, backbone.name)
-        try:
-            backbone.set_weights(earlier.get_weights())
-        except ValueError as error:
-            raise _unfit(source, backbone, error) from error
+        starts = ", ".join(map(repr, (IMAGENET, *STARTS)))
+        rule = f"must be {starts}, a weights file or the directory of an earlier run"
+        raise mistake("weights", rule, source)
+    if not path.is_dir():
+        weight_files.check_name(source)
+        weight_files.load(backbone, path, source)
         return
-    if path.suffix != ".h5":
-        raise mistake("weights", "must be a file that ends with .weights.h5 or .h5", source)
-    _load_file(backbone, path, source)
+    earlier = _nested(_model_of_run(path, source), backbone.name, source)
+    try:
+        backbone.set_weights(earlier.get_weights())
+    except ValueError as error:
+        reason = str(error).strip().partition("\n")[0]
+        rule = f"must hold the weights of {backbone.name!r} ({reason})"
+        raise mistake("weights", rule, source) from error
 
 
 def load_whole(model: keras.Model, source: str) -> None:
@@ -100,71 +98,51 @@ def load_whole(model: keras.Model, source: str) -> None:
         source: a `.weights.h5` file, or the directory of an earlier run of an equal model.
 
     Raises:
-        tfbp.UserError: no such path, or the weights are not this model's.
+        tfbp.UserError: as `load`.
     """
     path = pathlib.Path(source)
-    file = path / MODEL_FILE if path.is_dir() else path
-    if not file.is_file():
-        rule = "must be a weights file or the directory of an earlier run that has ended"
-        raise mistake("weights", rule, source)
-    _load_file(model, file, source)
-
-
-def _load_file(model: keras.Model, file: pathlib.Path, source: str) -> None:
-    try:
-        model.load_weights(file)
-    except (ValueError, OSError, KeyError) as error:
-        raise _unfit(source, model, error) from error
-    # Keras takes the first layers of a deeper model without a word.
-    if (more := _arrays(file) - len(model.weights)) > 0:
-        raise mistake(
-            "weights", f"must hold the weights of {model.name!r} alone, not {more} more", source
-        )
-
-
-def _arrays(path: pathlib.Path) -> int:
-    """Returns how many weights a file holds, without an optimizer's state and random seeds.
-
-    0 for the files of `keras.applications`, whose layers Keras itself counts.
-    """
-    if path.suffix == ".keras":
-        content = zipfile.ZipFile(path).read("model.weights.h5")
-    elif path.name.endswith(".weights.h5"):
-        content = path.read_bytes()
+    if path.is_dir():
+        path = _model_of_run(path, source)
+    elif not path.exists():
+        raise mistake("weights", "must be a weights file or the directory of a run", source)
     else:
-        return 0
-    found = []
-    with h5py.File(io.BytesIO(content)) as file:
-        file.visititems(lambda *item: found.append(item))
-        return sum(
-            isinstance(value, h5py.Dataset)
-            and not re.match("optimizer/|(.*/)?seed_generator/", name)
-            for name, value in found
-        )
+        weight_files.check_name(source)
+    weight_files.load(model, path, source)
 
 
-def _of_run(directory: pathlib.Path, name: str) -> keras.Model:
+def _model_of_run(directory: pathlib.Path, source: str) -> pathlib.Path:
+    """Returns the file of a run's model, when it is what the run's manifest says."""
     file = directory / MODEL_FILE
     if not file.is_file():
-        raise mistake(
-            "weights", f"must be a run that has ended (it holds no {MODEL_FILE})", str(directory)
-        )
+        rule = f"must be a run that has ended (it holds no {MODEL_FILE})"
+        raise mistake("weights", rule, source)
     try:
-        model = keras.models.load_model(file, compile=False)
-    except (OSError, TypeError, ValueError) as error:  # TypeError: a class of a recipe's own
-        rule = f"must be a run whose model is of Keras's own classes and contains {name!r}"
-        raise mistake("weights", rule, str(directory)) from error
+        storage.verify(directory, [MODEL_FILE])
+    except storage.Damaged as error:
+        rule = (
+            f"must be the directory of a run that nobody has changed since. {error} Of a model "
+            "from elsewhere give a file of its weights, NAME.weights.h5"
+        )
+        raise mistake("weights", rule, source) from error
+    return file
+
+
+def _nested(file: pathlib.Path, name: str, source: str) -> keras.Model:
+    """Returns the model of that name inside the model of a run."""
+    try:
+        # Also in a program that has switched Keras's safe mode off for files of its own.
+        with SafeModeScope(True):
+            model = keras.models.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # what a class that is not known here or a Lambda layer raises
+        rule = (
+            f"must be a run whose model is of Keras's own classes, without Lambda layers, and "
+            f"contains {name!r}"
+        )
+        raise mistake("weights", rule, source) from error
     models = {layer.name: layer for layer in model.layers if isinstance(layer, keras.Model)}
     if name not in models:
-        raise mistake(
-            "weights", f"must be a run whose model contains {name!r}", str(directory), models
-        )
+        raise mistake("weights", f"must be a run whose model contains {name!r}", source, models)
     return models[name]
-
-
-def _unfit(source: str, model: keras.Model, error: Exception) -> UserError:
-    reason = str(error).strip().partition("\n")[0]
-    return mistake("weights", f"must hold the weights of {model.name!r} ({reason})", source)
 
 
 def _imagenet(architecture: Callable[..., keras.Model], shape: tuple[int, int, int]) -> keras.Model:

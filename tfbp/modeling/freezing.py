@@ -32,6 +32,15 @@ class Frozen:
         """Number of values that learn."""
         return sum(math.prod(each.shape) for found in self.learning.values() for each in found)
 
+    @property
+    def fixed(self) -> list[keras.Variable]:
+        """The weights that stay: all of frozen layers, and what does not change of the others."""
+        changing = (*self.learning.values(), *self.statistics.values())
+        changing = {id(variable) for found in changing for variable in found}
+        layers = (*self.frozen.values(), *self.trainable.values())
+        weights = [variable for layer in layers for variable in layer.weights]
+        return [variable for variable in weights if id(variable) not in changing]
+
 
 def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Frozen:
     """Makes the layers whose path matches learn, and freezes all others.

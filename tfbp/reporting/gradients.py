@@ -31,10 +31,9 @@ class GradientFlow(keras.callbacks.Callback):
     - `input_gradient_norm/<layer path>/<t>`, t from 1: ‖∂L_T/∂x_t‖ of a recurrent layer, see
       `tfbp.training.recurrence`; of the update's first batch (on its first replica).
 
-    A row of the history gets the epoch's last values; an epoch without such an update has none, nor
-    has one that a run goes on in behind its last one. In TensorBoard's run `gradients` the step is
-    the number of updates before. A vanishing gradient, by layer or by time step, and an exploding
-    one are warned of once a phase each.
+    A row of the history gets the epoch's last values; an epoch without such an update has none. In
+    TensorBoard's run `gradients` the step is the number of updates before. A vanishing gradient, by
+    layer or by time step, and an exploding one are warned of once a phase each.
 
     Training is not touched: each gradient is taken a second time, on a tape of its own, and all
     variables get back what they held.
@@ -65,7 +64,15 @@ class GradientFlow(keras.callbacks.Callback):
         self._read, self._loss, self._strategy = read, loss, strategy
         self._rows, self._folder = rows, folder
         self._writer: tf.summary.SummaryWriter | None = None
+        self._latest: dict[str, float] = {}
         self._warned: set[str] = set()
+
+    def get_state(self) -> dict:
+        """Returns what an epoch that a run goes on in has to know: a JSON value."""
+        return {"latest": dict(self._latest), "warned": sorted(self._warned)}
+
+    def set_state(self, state: dict) -> None:
+        self._latest, self._warned = dict(state["latest"]), set(state["warned"])
 
     def on_train_begin(self, logs=None):
         by_id = {id(variable): i for i, variable in enumerate(self.model.trainable_variables)}

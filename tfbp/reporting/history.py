@@ -8,7 +8,7 @@ import time
 
 import keras
 
-from tfbp import storage
+from tfbp import disk, storage
 
 
 class Rows(keras.callbacks.Callback):
@@ -51,7 +51,10 @@ class History(keras.callbacks.Callback):
         if not row.keys() <= set(self._columns):
             self._rewrite()
         else:
-            with open(self._path, "a", newline="", encoding="utf-8") as file:
+            with (
+                disk.reported(self._path),
+                open(self._path, "a", newline="", encoding="utf-8") as file,
+            ):
                 csv.DictWriter(file, self._columns).writerow(row)
 
     def _rewrite(self) -> None:

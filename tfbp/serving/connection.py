@@ -1,6 +1,7 @@
 """HTTP connections that do not wait for ever: uvicorn's, with a time for the head of a request."""
 
 import asyncio
+import json
 import socket
 
 import h11
@@ -35,6 +36,18 @@ def protocol(head_seconds: float, most: int) -> type[H11Protocol]:
                 self._stop()
             elif self._timer is None:
                 self._timer = self.loop.call_later(head_seconds, self.transport.close)
+
+        def send_400_response(self, msg):
+            """Answers what is no HTTP in the words of all other answers."""
+            content = json.dumps({"error": msg}).encode()
+            headers = [("content-type", "application/json"), ("connection", "close")]
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=content),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
+            self.transport.close()
 
         def connection_lost(self, exc):
             self._stop()

@@ -6,7 +6,7 @@ import ipaddress
 import threading
 from collections.abc import Iterator
 
-from tfbp.errors import mistake
+from tfbp.errors import UserError, mistake
 from tfbp.serving.status import Code, StatusError
 
 
@@ -36,21 +36,25 @@ class Gate:
     Args:
         token: what a client must send as `Authorization: Bearer …`; "" lets everybody in.
         most: requests at once.
+
+    Raises:
+        tfbp.UserError: no client can send such a token.
     """
 
     def __init__(self, token: str, most: int):
+        if not (token.isascii() and token.isprintable() and token == token.strip()):
+            raise UserError("`--token` must be ASCII characters without blanks at the ends.")
         self._token, self._most = token, most
         self._inside = 0
         self._shut = False
         self._lock = threading.Lock()
 
-    @contextlib.contextmanager
-    def pass_through(self, authorization: str) -> Iterator[None]:
-        """Holds one of the places while a request is worked on.
+    def admit(self, authorization: str) -> None:
+        """Refuses who may not ask, before anything else of the request is looked at.
 
         Raises:
-            StatusError: the token is wrong (UNAUTHENTICATED), all places are taken
-                (RESOURCE_EXHAUSTED), or the server is going down (UNAVAILABLE).
+            StatusError: the token is wrong (UNAUTHENTICATED), or the server is going down
+                (UNAVAILABLE).
         """
         scheme, _, token = authorization.partition(" ")
         known = hmac.compare_digest(token.strip().encode(), self._token.encode())
@@ -59,6 +63,15 @@ class Gate:
         with self._lock:
             if self._shut:
                 raise StatusError(Code.UNAVAILABLE, "The server is shutting down")
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Holds one of the places while a request is worked on that has been read to its end.
+
+        Raises:
+            StatusError: all places are taken (RESOURCE_EXHAUSTED).
+        """
+        with self._lock:
             if self._inside >= self._most:
                 raise StatusError(
                     Code.RESOURCE_EXHAUSTED, f"More than {self._most} requests at once"
@@ -71,6 +84,6 @@ class Gate:
                 self._inside -= 1
 
     def shut(self) -> None:
-        """Lets nobody in any more; who is inside stays."""
+        """Lets nobody in any more; who has been admitted stays."""
         with self._lock:
             self._shut = True

@@ -8,7 +8,7 @@ class Limits:
     """Bounds that hold for REST and gRPC alike.
 
     Attributes:
-        max_body_bytes: size of one request.
+        max_body_bytes: size of one request. While Python parses JSON nobody else is answered.
         max_batch_size: rows of one request, and of the batch that waiting requests are joined to.
         batch_timeout_ms: how long a batch that is not full waits for more rows, milliseconds. At 0
             it takes what is waiting already, so that a lone client never waits.
@@ -19,7 +19,7 @@ class Limits:
         max_image_pixels: height times width that the header of an encoded image may announce.
     """
 
-    max_body_bytes: int = 32 * 2**20
+    max_body_bytes: int = 8 * 2**20
     max_batch_size: int = 128
     batch_timeout_ms: float = 0.0
     max_queue: int = 1000

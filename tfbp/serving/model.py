@@ -190,7 +190,7 @@ def _files(folder: str, prefix: str) -> list[tuple[str, int, int, int]]:
                     files += _files(entry.path, f"{prefix}{entry.name}/")
                 else:
                     files.append(_file(entry, prefix + entry.name))
-    except (FileNotFoundError, NotADirectoryError):  # Deleted while it was looked at.
+    except OSError:  # Deleted while it was looked at, or not to be read, as loading will tell.
         pass
     return files
 

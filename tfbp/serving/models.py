@@ -40,6 +40,13 @@ class Models:
     def start(self) -> None:
         """Loads what is there, and watches from then on. A version that is broken is logged."""
         self._scan()
+        for name, labels in self._labels.items():
+            states = self._models[name].states() if name in self._models else {}
+            for label, number in labels.items():
+                if states.get(number, ("END", None))[0] != "AVAILABLE":
+                    logging.warning(
+                        "Label %s of %s: version %d is not served.", label, name, number
+                    )
         self._thread.start()
 
     def close(self) -> None:

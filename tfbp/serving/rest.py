@@ -1,6 +1,7 @@
 """TensorFlow Serving's REST API, version 1, as an ASGI application."""
 
 import asyncio
+import contextlib
 import json
 import re
 import urllib.parse
@@ -23,8 +24,11 @@ _MODEL = r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
 _ASK = re.compile(_MODEL + r":(classify|regress|predict)", re.IGNORECASE)
 _SHOW = re.compile(_MODEL + r"(?:/(metadata))?", re.IGNORECASE)
 
-# Bodies above it are parsed in a thread of their own, so that nobody waits for them.
+# Bodies above it are parsed in a thread of their own, one at a time, so that others are answered
+# in between.
 _LARGE = 64 * 2**10
+# Bodies of the largest size that are in memory at once; those that come slowly take no other place.
+_BODIES = 16
 # A body so many times over the limit is not read to its end any more.
 _PATIENCE = 4
 # How long the rest of a body is read, and thrown away, that the answer does not depend on. A client
@@ -37,17 +41,24 @@ class Rest:
 
     def __init__(self, models: Models, gate: Gate, limits: Limits):
         self._models, self._gate, self._limits = models, gate, limits
+        self._held = 0  # bytes of bodies in memory
+        self._room = max(_BODIES * limits.max_body_bytes, _LARGE * limits.max_concurrency)
+        self._parsing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._answer(Request(scope, receive))
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        finally:
+            self._held -= getattr(request.state, "held", 0)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         headers = {}
         try:
             async with asyncio.timeout(self._limits.deadline_seconds) as deadline:
-                with self._gate.pass_through(request.headers.get("authorization", "")):
-                    text = await self._route(request, deadline.when())
+                self._gate.admit(request.headers.get("authorization", ""))
+                text = await self._route(request, deadline.when())
             code = Code.OK
         except ClientDisconnect:  # Nobody reads the answer.
             return Response(status_code=HTTP[Code.CANCELLED])
@@ -74,15 +85,17 @@ class Rest:
                 raise StatusError(
                     Code.UNIMPLEMENTED, f"{match[4].lower()} is not implemented; use predict"
                 )
-            return await self._predict(name, number, label, body, deadline)
+            with self._gate.place():
+                return await self._predict(name, number, label, body, deadline)
         if request.method == "GET" and path.rstrip("/").lower() == "/v1/models":
             raise invalid("Missing model name in request.")
         if request.method == "GET" and (match := _SHOW.fullmatch(path)):
             name, number, label = _model_spec(match)
-            if match[4]:
+            with self._gate.place():
+                if not match[4]:
+                    return _json(answers.status(self._models.status(name, number, label)))
                 with self._models.use(name, number, label) as version:
                     return _metadata_json(answers.metadata(name, version))
-            return _json(answers.status(self._models.status(name, number, label)))
         raise malformed
 
     async def _ended(self, request: Request, code: Code) -> bool:
@@ -110,6 +123,7 @@ class Rest:
         async for part in request.stream():
             size += len(part)
             if size <= limit:
+                self._hold(request, len(part))
                 parts.append(part)
             elif size > _PATIENCE * limit:
                 raise _BodyTooLarge(limit)
@@ -119,15 +133,26 @@ class Rest:
             raise _BodyTooLarge(limit)
         return b"".join(parts)
 
+    def _hold(self, request: Request, size: int) -> None:
+        """Counts bytes of a body until its request is answered."""
+        if self._held + size > self._room:
+            raise StatusError(Code.RESOURCE_EXHAUSTED, "Too many large requests at once")
+        self._held += size
+        request.state.held = getattr(request.state, "held", 0) + size
+
     async def _predict(
         self, name: str, number: int | None, label: str | None, body: bytes, deadline: float
     ) -> str:
         large = len(body) > _LARGE
-        document = await _call(large, rest_request.parse, body, self._limits.max_json_depth)
-        with self._models.use(name, number, label) as version:
-            signature = version.signature(rest_request.signature_name(document))
-            inputs, in_rows = await _call(large, rest_request.inputs, document, signature.inputs)
-            del document  # Its many lists would be looked through for garbage while we wait.
+        with contextlib.ExitStack() as used:
+            async with self._parsing if large else contextlib.nullcontext():
+                document = await _call(large, rest_request.parse, body, self._limits.max_json_depth)
+                version = used.enter_context(self._models.use(name, number, label))
+                signature = version.signature(rest_request.signature_name(document))
+                inputs, in_rows = await _call(
+                    large, rest_request.inputs, document, signature.inputs, self._limits
+                )
+                del document  # Its many lists would be looked through for garbage while we wait.
             seconds = deadline - asyncio.get_running_loop().time()
             future = await _call(large, signature.submit, inputs, seconds)
             outputs = await asyncio.wrap_future(future)

@@ -9,11 +9,14 @@ import itertools
 import json
 import math
 import re
+import string
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from tfbp.serving.limits import Limits
+from tfbp.serving.signature import batched, check_rows
 from tfbp.serving.status import Code, StatusError, invalid
 
 Specs = Mapping[str, tf.TensorSpec]
@@ -25,6 +28,7 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 # are looked for among zeros, which takes a twentieth of the time of a regular expression.
 _HUGE = (b"e000", b"e+000", b"0" * 200)
 _ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
+_BLANKS = string.whitespace.encode()
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BITS = {tf.float32: 24, tf.float64: 53}  # of the significand: integers up to 2**bits - 1 are exact
 _INTEGERS = {
@@ -103,12 +107,13 @@ def signature_name(document: dict) -> str:
     return name
 
 
-def inputs(document: dict, specs: Specs) -> tuple[dict[str, np.ndarray], bool]:
+def inputs(document: dict, specs: Specs, limits: Limits) -> tuple[dict[str, np.ndarray], bool]:
     """Returns the input tensors of a request, and whether they came as rows (`instances`).
 
     Args:
         document: what `parse` returned.
         specs: what the signature takes, by name.
+        limits: how many rows there may be. More are refused before any value is looked at.
 
     Raises:
         StatusError: they are not what the signature takes.
@@ -124,9 +129,11 @@ def inputs(document: dict, specs: Specs) -> tuple[dict[str, np.ndarray], bool]:
             raise _format(document, "Excepting 'instances' to be an list/array")
         if not instances:
             raise _format(document, "No values in 'instances' array")
+        if any(map(batched, specs.values())):
+            check_rows(len(instances), limits)
         return _rows(instances, specs), True
     if "inputs" in document:
-        return _columns(document["inputs"], specs), False
+        return _columns(document["inputs"], specs, limits), False
     raise invalid("Missing 'inputs' or 'instances' key")
 
 
@@ -195,18 +202,19 @@ def _column(values: list, spec: tf.TensorSpec, key: str) -> np.ndarray:
     raise fault
 
 
-def _columns(value, specs: Specs) -> dict[str, np.ndarray]:
+def _columns(value, specs: Specs, limits: Limits) -> dict[str, np.ndarray]:
     if not _named(value):
         if len(specs) > 1:
             raise invalid(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors "
                 "required as per tensorinfo_map"
             )
-        ((name, spec),) = specs.items()
-        return {name: _tensor(value, spec.dtype)}
-    for name in specs:
+        value = dict.fromkeys(specs, value)
+    for name, spec in specs.items():
         if name not in value:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
+        if batched(spec) and type(value[name]) is list:
+            check_rows(len(value[name]), limits)
     return {name: _tensor(value[name], spec.dtype) for name, spec in specs.items()}
 
 
@@ -293,13 +301,16 @@ def _check(value, dtype: tf.DType) -> None:
 
 
 def _bytes(value: str | dict) -> bytes:
-    """Returns the string of a JSON string, or of `{"b64": …}`; padding may be left out."""
+    """Returns the string of a JSON string, or of `{"b64": …}`.
+
+    In that padding may be left out, and blanks and line breaks put in.
+    """
     if type(value) is dict:
         if not _binary(value):
             raise invalid(f"JSON Value: {_text(value)} not formatted correctly for base64 data")
-        text = value["b64"]
         try:
-            return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+            text = value["b64"].encode("ascii").translate(None, _BLANKS)
+            return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
         except (binascii.Error, ValueError):
             raise invalid("Unable to base64 decode") from None
     try:

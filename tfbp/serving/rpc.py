@@ -25,7 +25,8 @@ def _answered(method: Callable) -> Callable:
     def handler(self, request, context):
         authorization = dict(context.invocation_metadata()).get("authorization", "")
         try:
-            with self.gate.pass_through(authorization):
+            self.gate.admit(authorization)
+            with self.gate.place():
                 return method(self, request, context)
         except Exception as error:
             cleaned = status.of(error)

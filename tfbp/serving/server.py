@@ -43,7 +43,7 @@ class Server:
 
     Raises:
         tfbp.UserError: the folder holds no model or not the labelled one, the host is no address
-            of this machine, or a port is taken.
+            of this machine, a port is taken, or no client can send the token.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ _ABOUT_THE_REQUEST = {
     Code.UNIMPLEMENTED,
 }
 _PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:\\|~?/)[^\s'\",;:()\[\]]+")
-_NODE = re.compile(r"\s*\{\{[^}]*\}\}|\s*\[\[.*?\]\]")
+_NODE = re.compile(r"\s*\{\{[^}]*\}\}|\s*\[\[.*?\]\]|\s*\([\w./-]+:\d+\)")
 
 
 class StatusError(Exception):

@@ -42,7 +42,7 @@ def of_proto(proto: tensor_pb2.TensorProto, max_bytes: int = MAX_BYTES) -> np.nd
         width = dtype.size or 8  # of a string its pointer
     except TypeError:
         raise invalid(f"Invalid data type: {proto.dtype}") from None
-    if dtype in (tf.resource, tf.variant):
+    if dtype in (tf.resource, tf.variant) or dtype != dtype.base_dtype:  # a reference
         raise invalid(f"A tensor of type {dtype.name} cannot be sent")
     if math.prod(sizes) * width > max_bytes:
         raise invalid(f"A tensor of shape {sizes} is over the limit of {max_bytes} bytes")

@@ -9,7 +9,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from tfbp.serving import tensors
 from tfbp.serving.limits import Limits
-from tfbp.serving.signature import Signature
+from tfbp.serving.signature import Signature, session_config
 from tfbp.serving.status import invalid
 
 DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -35,7 +35,7 @@ class Version:
         self.number = int(folder.name)
         self._users = 0
         self._lock = threading.Lock()
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
         self.signatures: dict[str, Signature] = {}
         try:
             with self._session.graph.as_default():
@@ -101,4 +101,4 @@ class Version:
                 continue
             request = log.predict_log.request
             inputs = {key: tensors.of_proto(value) for key, value in request.inputs.items()}
-            self.signature(request.model_spec.signature_name).submit(inputs).result()
+            self.signature(request.model_spec.signature_name).warm_up(inputs)

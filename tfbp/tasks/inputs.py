@@ -107,6 +107,12 @@ def identifiers(names: Sequence[str]) -> list[str]:
 
 def _pixels(height: int, width: int, channels: int) -> Input:
     def read(image):
+        if image.shape[-1] is None:
+            count = tf.shape(image)[-1]
+            rule = "`image` must have 1 or 3 channels. Received:"
+            fits = (count == 1) | (count == 3)
+            with tf.control_dependencies([tf.Assert(fits, [rule, count])]):
+                image = tf.identity(image)
         return images.resize(image, height, width, channels), None
 
     def write(x):

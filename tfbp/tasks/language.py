@@ -13,8 +13,14 @@ from tfbp.tasks import probe, sampling
 from tfbp.tasks.stepper import Stepper
 from tfbp.tasks.task import Signature
 
-# Tokens that one call may write: a server's memory and threads are not one client's.
+# Tokens that a text may have, and that one call may write: a server's memory and threads are not
+# one client's.
 LONGEST = 10_000
+# Bytes of such a text. It is refused by them before it is cut into tokens, which takes many times
+# its size.
+LARGEST = 16 * LONGEST
+# Tokens, of all rows, whose logits are held at once.
+PIECE = 1024
 
 
 class LanguageModel:
@@ -76,15 +82,18 @@ class LanguageModel:
     def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:
         """Returns `score`, `generate`, `init_state` and `step`.
 
+        A text or prompt has at most 10,000 tokens and 160,000 bytes. It is read in pieces, so that
+        the memory does not grow with its length times the vocabulary.
+
         `score` takes `text` (string [batch]) and answers, over all tokens but the first, which has
         nothing before it: `tokens` (int32 [batch], how many), `log_likelihood` (float32 [batch],
         nats) and `perplexity` (float32 [batch]; 1 when there is no token).
 
         `generate` takes `prompt` (string [batch]), `length` (int32 [], tokens to write, 0 to
-        10,000), `temperature` (float32 [], at least 0, which takes the likeliest token), `top_k`
-        (int32 []; 0 draws from all tokens) and `seed` (int64 []), and answers `text` (string
-        [batch]), the prompt and what follows. A row's text depends on its prompt, not on its
-        neighbours, and `[UNK]` is never written.
+        10,000), `temperature` (float32 [], finite, at least 0, which takes the likeliest token),
+        `top_k` (int32 []; 0 draws from all tokens) and `seed` (int64 []), and answers `text`
+        (string [batch]), the prompt and what follows. A row's text depends on its prompt, not on
+        its neighbours, and `[UNK]` is never written.
 
         `init_state` takes `prompt` (string [batch]; "" for none) and answers `logits` (float32
         [batch, vocabulary]) of the token after it, and `state_0`, `state_1`, … (float32 [batch,
@@ -97,34 +106,66 @@ class LanguageModel:
         stepper = self._stepper(model, examples)
         vocabulary = self.vocabulary
 
+        def encode(name, strings):
+            size = tf.reduce_max(tf.strings.length(strings))
+            rule = f"`{name}` must have at most {LARGEST} bytes. Received:"
+            with tf.control_dependencies([tf.Assert(size <= LARGEST, [rule, size])]):
+                tokens = vocabulary.encode(tf.identity(strings))
+            count = tf.reduce_max(tokens.row_lengths())
+            rule = f"`{name}` must have at most {LONGEST} tokens. Received:"
+            with tf.control_dependencies([tf.Assert(count <= LONGEST, [rule, count])]):
+                return tokens.with_values(tf.identity(tokens.values))
+
+        def read(tokens):
+            """Returns the logits after the last token of each row, and the states."""
+            tokens, mask = _dense(tokens)
+            batch, steps = tf.unstack(tf.shape(tokens))
+            piece = _piece(batch)
+            states = stepper.start(batch)
+            logits = tf.zeros([batch, vocabulary.size])
+            for start in tf.range(0, steps, piece):
+                tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+                part = slice(start, start + piece)
+                after, states = stepper(tokens[:, part], states, mask[:, part], last=True)
+                # A row that ended before this piece has had its last logits.
+                goes_on = mask[:, start, tf.newaxis] | (start == 0)
+                logits = tf.where(goes_on, after[:, 0], logits)
+            return logits, states
+
         def score(text):
-            tokens, mask = _dense(vocabulary.encode(text))
-            logits, _ = stepper(tokens, stepper.start(tf.shape(tokens)[0]), mask)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tokens[:, 1:], logits[:, :-1])
-            counted = mask[:, 1:]
-            loss = tf.reduce_sum(tf.where(counted, losses, 0.0), axis=1)
-            count = tf.reduce_sum(tf.cast(counted, tf.int32), axis=1)
+            tokens, mask = _dense(encode("text", text))
+            batch, steps = tf.unstack(tf.shape(tokens))
+            piece = _piece(batch)
+            states = stepper.start(batch)
+            loss = tf.zeros([batch])
+            for start in tf.range(0, steps - 1, piece):
+                tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+                end = tf.minimum(start + piece, steps - 1)
+                logits, states = stepper(tokens[:, start:end], states, mask[:, start:end])
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    tokens[:, start + 1 : end + 1], logits
+                )
+                counted = mask[:, start + 1 : end + 1]
+                loss += tf.reduce_sum(tf.where(counted, losses, 0.0), axis=1)
+            count = tf.reduce_sum(tf.cast(mask[:, 1:], tf.int32), axis=1)
             mean = tf.math.divide_no_nan(loss, tf.cast(count, tf.float32))
             return {"log_likelihood": -loss, "perplexity": tf.exp(mean), "tokens": count}
 
         def generate(prompt, length, temperature, top_k, seed):
             # NaN is not at least 0 either. Only what depends on a check is sure to run after it.
+            fits = (length >= 0) & (length <= LONGEST)
+            warm = (temperature >= 0) & (temperature < float("inf"))
+            length_rule = f"`length` must be 0 to {LONGEST} tokens. Received:"
+            heat_rule = "`temperature` must be at least 0 and finite. Received:"
             checks = [
-                tf.debugging.assert_non_negative(length, "`length` must be at least 0"),
-                tf.debugging.assert_less_equal(
-                    length, LONGEST, f"`length` must be at most {LONGEST} tokens"
-                ),
-                tf.debugging.assert_greater_equal(
-                    temperature, 0.0, "`temperature` must be at least 0"
-                ),
+                tf.Assert(fits, [length_rule, length]),
+                tf.Assert(warm, [heat_rule, temperature]),
             ]
             with tf.control_dependencies(checks):
                 length = tf.identity(length)
-            read = vocabulary.encode(prompt)
-            tokens, mask = _dense(read)
-            batch = tf.shape(tokens)[0]
-            logits, states = stepper(tokens, stepper.start(batch), mask)
-            logits = logits[:, -1]
+            tokens = encode("prompt", prompt)
+            batch = tf.size(prompt)
+            logits, states = read(tokens)
             unknown = tf.one_hot(0, vocabulary.size, on_value=float("inf"), off_value=0.0)
             written = tf.zeros([length, batch], tf.int32)
             for step in tf.range(tf.where(batch > 0, length, 0)):
@@ -137,12 +178,11 @@ class LanguageModel:
                 written = tf.tensor_scatter_nd_update(written, [[step]], [token])
                 logits, states = stepper(token[:, tf.newaxis], states)
                 logits = logits[:, -1]
-            return {"text": vocabulary.decode(tf.concat([read, tf.transpose(written)], axis=1))}
+            return {"text": vocabulary.decode(tf.concat([tokens, tf.transpose(written)], axis=1))}
 
         def init_state(prompt):
-            tokens, mask = _dense(vocabulary.encode(prompt))
-            logits, states = stepper(tokens, stepper.start(tf.shape(tokens)[0]), mask)
-            return {"logits": logits[:, -1], **stepper.unpack(states)}
+            logits, states = read(encode("prompt", prompt))
+            return {"logits": logits, **stepper.unpack(states)}
 
         def step(token, **states):
             logits, states = stepper(token[:, tf.newaxis], stepper.pack(states))
@@ -204,3 +244,8 @@ def _dense(tokens: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns tokens and where they are real, [batch, steps]: at least one step, the last empty."""
     dense = tf.pad(tokens.to_tensor(), [[0, 0], [0, 1]])
     return dense, tf.sequence_mask(tokens.row_lengths(), tf.shape(dense)[1])
+
+
+def _piece(batch: tf.Tensor) -> tf.Tensor:
+    """Returns the steps of `batch` rows that are read at once."""
+    return tf.maximum(1, PIECE // tf.maximum(1, batch))

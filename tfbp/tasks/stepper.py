@@ -38,6 +38,7 @@ class Stepper:
             clone_function=lambda layer: layer,
             call_function=note,
         )
+        self._recurrent = len(self.start(1))
 
     def start(self, batch: tf.Tensor | int) -> list:
         """Returns the state of `batch` rows before their first token: zeros."""
@@ -70,7 +71,7 @@ class Stepper:
         return dict(zip(self.names(), parts, strict=True))
 
     def __call__(
-        self, tokens: tf.Tensor, states: list, mask: tf.Tensor | None = None
+        self, tokens: tf.Tensor, states: list, mask: tf.Tensor | None = None, *, last: bool = False
     ) -> tuple[tf.Tensor, list]:
         """Returns the logits after each token, float32 [batch, steps, vocabulary], and the states.
 
@@ -79,12 +80,15 @@ class Stepper:
             states: what `start` or the call before returned.
             mask: bool [batch, steps]; where it is False the token is passed over: the state stays
                 and the logits are those of the step before.
+            last: only the logits after the last step are computed: [batch, 1, vocabulary].
         """
         values, states, left = tokens, [], iter(states)
         for layer, settings in self._calls:
             if isinstance(layer, keras.layers.RNN):
                 values, *state = layer(values, initial_state=next(left), mask=mask)
                 states.append(state)
+                if last and len(states) == self._recurrent:
+                    values = values[:, -1:]
             else:
                 values = layer(values, **settings)
         return tf.cast(values, tf.float32), states

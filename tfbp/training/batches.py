@@ -89,6 +89,17 @@ def reader(
     return read
 
 
+def indices(size: int, *, batch_size: int, steps: range, seed: int) -> np.ndarray:
+    """Returns the indices, int64 [n], of the examples that `training` reads in `steps`."""
+    found = []
+    for step in steps:
+        epoch, low, high = _slice(
+            tf.constant(step, tf.int64), steps_per_epoch(size, batch_size), size, batch_size, 0, 1
+        )
+        found.append(order(tf.range(low, high), size, seed, epoch).numpy())
+    return np.concatenate(found)
+
+
 def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_size: int):
     """Returns an iterable of all examples once, in their own order: (x, y, count) for each replica.
 

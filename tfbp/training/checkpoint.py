@@ -2,28 +2,31 @@
 
 It holds every variable that the rest of the run depends on (weights, statistics, random seeds and,
 inside a phase, optimizer and metrics) by its position, so that auto-generated names do not matter,
-the weights that early stopping may put back, and the place in the run: phase, steps done, history.
+the weights that early stopping may put back, what callbacks remember, and the place in the run:
+phase, steps done, history. A phase's first checkpoint, at step 0, holds all the model's variables,
+and is kept until the run ends. Those after it leave out what the phase does not change, and name
+the first one by the fingerprint of its manifest.
 """
 
+import concurrent.futures
 import dataclasses
-import io
 import json
 import pathlib
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from tfbp import fingerprint, storage
 from tfbp.errors import UserError
 
+# Newest checkpoints that stay, besides the first one of each phase.
 KEPT = 2
-# The arrays of a checkpoint: those of the variables, and those of the best epoch's weights.
-State = dict[str, list[np.ndarray]]
-VARIABLES, BEST = "variables", "best"
+_STATE, _PLACE = "state.npz", "place.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Place:
         before: the fingerprints of the variables when the phase began, for its proof; None: not
             taken.
         early_stopping: inside a phase that may stop early, how its epochs have been judged.
+        stopped: whether the phase is to end here, as early stopping or a callback has asked.
+        callbacks: what `callback_state.take` has returned, but for the arrays.
+        gradients: inside a phase whose gradients are logged, the state of that.
     """
 
     phase: int = 0
@@ -46,6 +52,29 @@ class Place:
     phases: tuple[dict, ...] = ()
     before: dict | None = None
     early_stopping: dict | None = None
+    stopped: bool = False
+    callbacks: list | None = None
+    gradients: dict | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """The arrays of a checkpoint.
+
+    Attributes:
+        variables: their values, by the position in what `variables` returns.
+        best: the weights of early stopping's best epoch.
+        callbacks: the arrays of `callback_state.take`.
+    """
+
+    variables: dict[int, np.ndarray]
+    best: Sequence[np.ndarray] = ()
+    callbacks: Sequence[np.ndarray] = ()
+
+    @property
+    def finite(self) -> bool:
+        """Whether no variable holds a NaN or an infinity."""
+        return all(_finite(value) for value in self.variables.values())
 
 
 def variables(model: keras.Model, step: int) -> list[keras.Variable]:
@@ -59,7 +88,10 @@ def variables(model: keras.Model, step: int) -> list[keras.Variable]:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one folder.
+    """The checkpoints of one run, in one folder. A thread of its own writes them.
+
+    As a context manager it waits for that thread; what the thread raised is raised again there, or
+    at an earlier call.
 
     Args:
         folder: holds a folder for each checkpoint, numbered from 1.
@@ -70,60 +102,161 @@ class Checkpoints:
         self._folder = folder
         self._seconds = seconds
         self._saved = time.monotonic()
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writing: concurrent.futures.Future | None = None
+        self._first: dict | None = None  # number and manifest of the phase's first checkpoint
+        self._damaged: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind, *error):
+        self._writer.shutdown()
+        if kind is None:
+            self.wait()
+        elif self._writing and (also := self._writing.exception()):
+            logging.warning("The last checkpoint could not be written. %s", also)
 
     def due(self) -> bool:
-        """Tells whether the last checkpoint is old enough for the next."""
+        """Tells whether the last checkpoint is written, and old enough for the next."""
+        if self._writing and not self._writing.done():
+            return False
+        self.wait()
         return time.monotonic() - self._saved >= self._seconds
 
-    def save(self, model: keras.Model, place: Place, best: Sequence[np.ndarray] = ()) -> None:
-        """Writes a checkpoint and removes all but the newest ones.
+    def wait(self) -> None:
+        """Waits until what was saved is on the disk.
+
+        Raises:
+            tfbp.UserError: it cannot be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def save(
+        self,
+        model: keras.Model,
+        place: Place,
+        *,
+        fixed: Iterable[keras.Variable] = (),
+        best: Sequence[np.ndarray] = (),
+        callbacks: Sequence[np.ndarray] = (),
+    ) -> None:
+        """Copies the state of a run; it is written while the run goes on.
+
+        Inside a phase a state that is not finite is not written, only warned of. Once it is on the
+        disk, all but the newest two and the first ones of the phases are removed.
 
         Args:
-            best: the best epoch's weights, where the phase may stop early.
+            fixed: the weights that the phase does not change. A checkpoint inside it does without
+                them where there is a first one of the phase.
+            best: the best epoch's weights, where the phase may stop early; they are not copied.
+            callbacks: the arrays that belong to `place.callbacks`; they are not copied.
+
+        Raises:
+            tfbp.UserError: the one before cannot be written.
         """
-        numbers = self._numbers()
-        with storage.publish(self._folder / str(max(numbers, default=0) + 1)) as folder:
-            buffer = io.BytesIO()
-            arrays = {VARIABLES: variables(model, place.step), BEST: best}
-            named = {
-                f"{k} {i}": np.asarray(v) for k, vs in arrays.items() for i, v in enumerate(vs)
-            }
-            np.savez(buffer, **named)
-            state = buffer.getvalue()
-            text = json.dumps(dataclasses.asdict(place)).encode()
-            (folder / "state.npz").write_bytes(state)
-            (folder / "place.json").write_bytes(text)
-            (folder / "sha256").write_text(fingerprint.of_bytes(state, text))
-        for number in sorted(numbers)[: -(KEPT - 1)]:
-            shutil.rmtree(self._folder / str(number))
+        self.wait()
         self._saved = time.monotonic()
+        left_out = {id(variable) for variable in fixed if place.step and self._first}
+        copies = {
+            i: np.asarray(variable)  # a copy: TensorFlow's arrays are never views
+            for i, variable in enumerate(variables(model, place.step))
+            if id(variable) not in left_out
+        }
+        state = State(copies, tuple(best), tuple(callbacks))
+        first = self._first if left_out else None
+        self._writing = self._writer.submit(self._write, place, state, first)
 
     def newest(self) -> tuple[Place, State] | None:
         """Returns the newest whole checkpoint, or None; damaged ones are passed over and logged."""
+        self.wait()
+        self._damaged = []
         for number in sorted(self._numbers(), reverse=True):
-            folder = self._folder / str(number)
             try:
-                state = (folder / "state.npz").read_bytes()
-                text = (folder / "place.json").read_bytes()
-                if (folder / "sha256").read_text() != fingerprint.of_bytes(state, text):
-                    raise ValueError("its contents do not have the hash that was written")
-            except (OSError, ValueError) as error:
+                place, state, first = self._read(number)
+            except storage.Damaged as error:
                 logging.warning(
-                    "Checkpoint %s is damaged (%s): the one before is used.", folder, error
+                    "Checkpoint %s is damaged: the one before is used. %s",
+                    self._folder / str(number),
+                    error,
                 )
+                self._damaged.append(number)
                 continue
-            with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
-                found = {VARIABLES: [], BEST: []}
-                for name in arrays.files:  # in the order in which they were saved
-                    found[name.split()[0]].append(arrays[name])
-            place = json.loads(text)
-            history, phases = tuple(place.pop("history")), tuple(place.pop("phases"))
-            return Place(**place, history=history, phases=phases), found
+            self._first = first if place.step else self._name(number)
+            return place, state
+        if self._damaged:
+            logging.warning("No checkpoint in %s is whole: the run begins anew.", self._folder)
         return None
 
     def clear(self) -> None:
         """Removes all checkpoints: the run has ended."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        storage.remove(self._folder)
+
+    def _write(self, place: Place, state: State, first: dict | None) -> None:
+        if place.step and not state.finite:
+            logging.warning(
+                "At step %d of the phase weights, optimizer or metrics are not finite: no "
+                "checkpoint is written.",
+                place.step,
+            )
+            return
+        arrays = {f"variables {i}": value for i, value in state.variables.items()}
+        for group in ("best", "callbacks"):
+            arrays |= {f"{group} {i}": value for i, value in enumerate(getattr(state, group))}
+        text = json.dumps({"first": first, **dataclasses.asdict(place)}).encode()
+        number = max(self._numbers(), default=0) + 1
+        needed = len(text) + sum(array.nbytes for array in arrays.values())
+        storage.sweep(self._folder)
+        with storage.publish(self._folder / str(number), manifest=True, needed=needed) as folder:
+            (folder / _PLACE).write_bytes(text)
+            np.savez(folder / _STATE, **arrays)
+        if not place.step:
+            self._first = self._name(number)
+        self._prune()
+
+    def _read(self, number: int) -> tuple[Place, State, dict | None]:
+        """Returns a checkpoint with what its first one holds, and how it names that.
+
+        Raises:
+            tfbp.storage.Damaged: it is not whole, or its first one is not, or is another.
+        """
+        folder = self._folder / str(number)
+        storage.verify(folder)
+        found = json.loads((folder / _PLACE).read_bytes())
+        first = found.pop("first")
+        history, phases = tuple(found.pop("history")), tuple(found.pop("phases"))
+        place = Place(**found, history=history, phases=phases)
+        groups: dict[str, dict[int, np.ndarray]] = {"variables": {}, "best": {}, "callbacks": {}}
+        with np.load(folder / _STATE, allow_pickle=False) as arrays:
+            for name in arrays.files:
+                group, i = name.split()
+                groups[group][int(i)] = arrays[name]
+        best, callbacks = (tuple(groups[name].values()) for name in ("best", "callbacks"))
+        values = groups["variables"]
+        if first:
+            _, whole, _ = self._read(first["number"])
+            if first != self._name(first["number"]):
+                raise storage.Damaged(f"{folder} belongs to another first checkpoint.")
+            values = whole.variables | values
+        return place, State(values, best, callbacks), first
+
+    def _name(self, number: int) -> dict:
+        manifest = (self._folder / str(number) / storage.MANIFEST).read_bytes()
+        return {"number": number, "manifest": fingerprint.of_bytes(manifest)}
+
+    def _prune(self) -> None:
+        within = [n for n in self._numbers() if n not in self._damaged and not self._is_first(n)]
+        for number in [*self._damaged, *sorted(within)[:-KEPT]]:
+            storage.remove(self._folder / str(number))
+        self._damaged = []
+
+    def _is_first(self, number: int) -> bool:
+        try:
+            return json.loads((self._folder / str(number) / _PLACE).read_bytes())["step"] == 0
+        except (OSError, ValueError):
+            return False  # damaged: it goes with the others
 
     def _numbers(self) -> list[int]:
         if not self._folder.is_dir():
@@ -138,11 +271,21 @@ def restore(model: keras.Model, place: Place, state: State) -> None:
         tfbp.UserError: the variables are not those that were saved.
     """
     targets = variables(model, place.step)
-    shapes = [tuple(variable.shape) for variable in targets]
-    if shapes != [value.shape for value in state[VARIABLES]]:
+    dtypes = [np.dtype(tf.as_dtype(variable.dtype).as_numpy_dtype) for variable in targets]
+    due = {
+        i: (tuple(variable.shape), dtype.itemsize)
+        for i, (variable, dtype) in enumerate(zip(targets, dtypes, strict=True))
+    }
+    if due != {i: (value.shape, value.itemsize) for i, value in state.variables.items()}:
         raise UserError(
             "The checkpoint was made by another model: its variables have other shapes. "
             "Give another work directory."
         )
-    for variable, value in zip(targets, state[VARIABLES], strict=True):
-        variable.assign(value)
+    for i, (variable, dtype) in enumerate(zip(targets, dtypes, strict=True)):
+        variable.assign(state.variables[i].view(dtype))  # of bfloat16 the file knows the bits only
+
+
+def _finite(value: np.ndarray) -> bool:
+    if value.dtype.kind == "V":  # NumPy knows no bfloat16
+        value = value.astype(np.float32)
+    return bool(np.isfinite(value).all())

@@ -117,6 +117,7 @@ class Update(keras.optimizers.Optimizer):
     Attributes:
         accumulate: batches of one update.
         deferred: whether `apply` only adds gradients up, so that `update` must follow.
+        skipped: updates that were left out since they were not finite, see `skip_not_finite`.
     """
 
     def __init__(
@@ -136,6 +137,8 @@ class Update(keras.optimizers.Optimizer):
         self._phase, self._factors = phase, factors
         self._averages, self._sums, self._scaling = [], [], []
         self._summed = set()  # indices of the variables that get gradients
+        self._skipping = False
+        self._skipped = self.add_variable((), dtype="int32", name="skipped_updates")
         if scale_loss:
             initial = keras.initializers.Constant(LOSS_SCALE)
             self._scale = self.add_variable((), initial, "float32", name="scale")
@@ -165,16 +168,29 @@ class Update(keras.optimizers.Optimizer):
         if self._phase.ema is not None:
             self._averages = [self.add_variable_from_reference(v, "average") for v in variables]
         if self.deferred:
-            self._sums = [
-                tf.Variable(
-                    tf.zeros(variable.shape, variable.dtype),
-                    trainable=False,
-                    # Each replica adds up its own: they are reduced once for an update.
-                    synchronization=tf.VariableSynchronization.ON_READ,
-                    aggregation=tf.VariableAggregation.SUM,
-                )
-                for variable in variables
-            ]
+            self._make_sums()
+
+    def _make_sums(self):
+        self._sums = [
+            tf.Variable(
+                tf.zeros(variable.shape, variable.dtype),
+                trainable=False,
+                # Each replica adds up its own: they are reduced once for an update.
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.SUM,
+            )
+            for variable in self._trainable_variables
+        ]
+
+    def skip_not_finite(self) -> None:
+        """Makes `update` leave out, and count, each update that is not finite.
+
+        Call it once it is built, before steps are traced, in the strategy's scope.
+        """
+        self._skipping = True
+        if not self.deferred:
+            self.deferred = True
+            self._make_sums()
 
     def apply(self, grads, trainable_variables=None):
         """Applies one update, or adds gradients up for it.
@@ -197,14 +213,27 @@ class Update(keras.optimizers.Optimizer):
         else:
             self._apply(pairs)
 
-    def update(self, strategy: tf.distribute.Strategy) -> None:
-        """Applies the gradients that `apply` has added up, between two runs of the strategy."""
-        if not self._scaling:
-            strategy.run(self._apply_sums)
-        else:
-            wrong = strategy.reduce("SUM", strategy.run(self._not_finite), axis=None)
-            tf.cond(wrong > 0, self._leave_out, lambda: self._go_on(strategy))
+    def update(
+        self, strategy: tf.distribute.Strategy, finite: tf.Tensor | bool = True
+    ) -> tf.Tensor:
+        """Applies the gradients that `apply` has added up, between two runs of the strategy.
+
+        Args:
+            finite: whether the loss is, of all batches of the update; else it is left out.
+
+        Returns:
+            bool []: `finite`; after `skip_not_finite`, whether the gradients are too. Those that
+            only their scale in float16 has made too large may be infinite.
+        """
+        finite, wrong = tf.convert_to_tensor(finite), tf.constant(False)
+        if self._scaling or self._skipping:
+            wrong = strategy.reduce("SUM", strategy.run(self._not_finite), axis=None) > 0
+        if self._skipping:
+            scaled = self._scale > 1 if self._scaling else False
+            finite &= ~wrong | scaled
+        tf.cond(finite, lambda: self._go_on(strategy, wrong), self._skip)
         strategy.run(self._clear)
+        return finite
 
     def _weigh(self, gradient):
         factor = self._local.share / self._local.scale
@@ -250,11 +279,21 @@ class Update(keras.optimizers.Optimizer):
     def _not_finite(self):
         return tf.add_n([tf.math.count_nonzero(~tf.math.is_finite(total)) for total in self._sums])
 
-    def _leave_out(self):
+    def _skip(self):
+        if self._skipping:
+            self._skipped.assign_add(1)
+
+    def _go_on(self, strategy, wrong):
+        if self._scaling:
+            tf.cond(wrong, self._scale_less, lambda: self._apply_scaled(strategy))
+        else:
+            strategy.run(self._apply_sums)
+
+    def _scale_less(self):
         self._scale.assign(self._scale / 2)
         self._finite.assign(0)
 
-    def _go_on(self, strategy):
+    def _apply_scaled(self, strategy):
         strategy.run(self._apply_sums)
         double = self._finite + 1 == UPDATES_TO_DOUBLE
         self._scale.assign(tf.where(double, self._scale * 2, self._scale))
@@ -289,7 +328,11 @@ class Update(keras.optimizers.Optimizer):
 
     @property
     def variables(self):
-        return [*self.rule.variables, *self._averages, *self._scaling]
+        return [*self.rule.variables, *self._averages, self._skipped, *self._scaling]
+
+    @property
+    def skipped(self) -> int:
+        return int(self._skipped.numpy())
 
     @property
     def iterations(self):

@@ -1,0 +1,180 @@
+import io
+import logging
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tfbp.data import images
+from tfbp.data.folders import image_folder
+from tfbp.errors import UserError
+
+
+def encoded(kind, seed=0, mode="RGB", size=(6, 6), **settings):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, kind, **settings)
+    return file.getvalue()
+
+
+def write_folder(root, count=4, classes=("ant", "bee")):
+    for label, name in enumerate(classes):
+        (root / name).mkdir()
+        for number in range(count):
+            file = root / name / f"{number:03d}.png"
+            file.write_bytes(encoded("PNG", label * count + number))
+    return root
+
+
+def png_chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(width, height, rows=b"\0\0"):
+    """Returns a grey PNG that says it is larger than its rows."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    body = png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + body
+
+
+JPEG = encoded("JPEG", size=(40, 40))
+WHY = {
+    "empty": (b"", "it is empty"),
+    "text": (b"not an image", "it is not a JPEG, PNG, GIF or BMP file"),
+    "page": (b"\n<!DOCTYPE html><p>404", "it is an HTML page, not JPEG, PNG, GIF or BMP"),
+    "webp": (encoded("WEBP"), "it is a WebP file, not JPEG, PNG, GIF or BMP"),
+    "tiff": (encoded("TIFF"), "it is a TIFF file, not JPEG, PNG, GIF or BMP"),
+    "avif": (b"\0\0\0\x20ftypavif\0\0\0\0", "it is a HEIF or AVIF file, not JPEG, PNG, GIF or BMP"),
+    "jpeg": (JPEG[:-40], "it is truncated"),
+    "marker": (JPEG[:-400] + b"\xff\xd9", "it is truncated: the rest of the image is missing"),
+    "png": (encoded("PNG")[:-13], "it is truncated"),
+    "gif": (encoded("GIF")[:-9], "it is truncated"),
+    "bmp": (encoded("BMP")[:-1], "it is truncated"),
+    "bits": (encoded("BMP", mode="1"), "it cannot be decoded: "),
+    "damaged": (encoded("PNG").replace(b"IDAT", b"IDAX"), "it cannot be decoded: "),
+    "bomb": (png(20_000, 20_000), "it is too large: more than 134,217,728 pixels"),
+    "header": (b"GIF89a\1\0\1\0\0\0\0.;", "its header is broken"),
+}
+
+
+def test_all_bad_files_are_reported_with_their_reasons(tmp_path):
+    write_folder(tmp_path)
+    for name, (content, _) in WHY.items():
+        (tmp_path / "bee" / f"{name}.jpg").write_bytes(content)
+    (tmp_path / "ant" / "link.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError) as caught:
+        image_folder(tmp_path, size=6)
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"Files in {tmp_path} that are no whole images, 16 of 24:"
+    said = dict(re.fullmatch(r" - (\S+): (.*)", line).groups() for line in lines[:16])
+    assert said.pop("ant/link.png") == "it cannot be read: No such file or directory"
+    for name, (_, why) in WHY.items():
+        assert said[f"bee/{name}.jpg"].startswith(why)
+    assert "on_bad_example=skip" in lines[16]
+
+
+def test_of_very_many_bad_files_twenty_are_named(tmp_path):
+    write_folder(tmp_path, count=15)
+    for file in tmp_path.rglob("*.png"):
+        file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(UserError) as caught:
+        image_folder(tmp_path, size=6)
+    lines = str(caught.value).splitlines()
+    assert sum(line.startswith(" - ") for line in lines) == 20
+    assert "   … and 10 more" in lines
+
+
+@pytest.fixture
+def warned(caplog):
+    """Returns a function that loads a folder and returns its splits and the warnings."""
+
+    def load(path, **settings):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="absl"):
+            splits = image_folder(path, size=6, **settings)
+        return splits, [record.getMessage() for record in caplog.records]
+
+    return load
+
+
+def test_bad_files_are_skipped_the_same_ones_every_time(tmp_path, warned):
+    write_folder(tmp_path, count=99)
+    clean, said = warned(tmp_path)
+    assert said == []
+    (tmp_path / "bee" / "050a.png").write_bytes(encoded("PNG")[:50])
+    (tmp_path / "ant" / "zero.png").write_bytes(b"")
+    for _ in range(2):
+        splits, (said,) = warned(tmp_path, on_bad_example="skip")
+        assert "no whole images, 2 of 200:" in said and "They are left out" in said
+        assert "ant/zero.png: it is empty" in said and "bee/050a.png: it is truncated" in said
+        for name, part in splits.parts().items():
+            assert part.fingerprint == clean.parts()[name].fingerprint
+            names = {part.name(index) for index in range(part.size)}
+            assert not names & {"bee/050a.png", "ant/zero.png"}
+
+
+def test_more_than_one_percent_of_bad_files_are_an_error_in_any_case(tmp_path):
+    write_folder(tmp_path, count=99)
+    for number in range(2, 5):
+        (tmp_path / "ant" / f"{number:03d}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"(?s)3 of 198:.*leaves out 1 % of all at most"):
+        image_folder(tmp_path, size=6, on_bad_example="skip")
+
+
+def test_what_to_do_with_bad_files_is_fail_or_skip(tmp_path):
+    write_folder(tmp_path)
+    with pytest.raises(UserError, match=r"`on_bad_example` must be .* Did you mean 'skip'"):
+        image_folder(tmp_path, size=6, on_bad_example="skipp")
+
+
+def test_each_file_is_read_and_decoded_once(tmp_path, monkeypatch):
+    write_folder(tmp_path, count=80)
+    (tmp_path / "ant" / "bad.png").write_bytes(encoded("PNG")[:-13])
+    done = {"read_file": [], "decode_image": []}
+
+    def count(name, original):
+        def counted(item, *args, **settings):
+            def note(value):
+                done[name].append(value)
+                return value
+
+            return original(tf.numpy_function(note, [item], tf.string), *args, **settings)
+
+        return counted
+
+    for name in done:
+        monkeypatch.setattr(tf.io, name, count(name, getattr(tf.io, name)))
+    image_folder(tmp_path, size=6, on_bad_example="skip")
+    for items in done.values():
+        assert len(items) == len(set(items)) == 161
+
+
+def test_an_exif_orientation_is_not_applied_and_counted_in_one_warning(tmp_path, warned):
+    write_folder(tmp_path)
+    exif = Image.Exif()
+    for number, orientation in enumerate([1, 6, 6, 3]):
+        exif[0x0112] = orientation
+        file = tmp_path / "ant" / f"turned{number}.png"
+        file.write_bytes(encoded("PNG", 100 + number, exif=exif))
+    splits, (said,) = warned(tmp_path, validation=0, test=0)
+    assert said.startswith(f"Image files in {tmp_path} with an EXIF orientation other than 1: 3.")
+    rows = [row for row in range(12) if "turned" in splits.train.name(row)]
+    images_read, _ = splits.train.read(rows)
+    contents = [(tmp_path / splits.train.name(row)).read_bytes() for row in rows]
+    served, good = images.decode_each(tf.constant(contents), 6, 6, 3)
+    np.testing.assert_array_equal(images_read, served)
+    assert good.numpy().all()
+    for image, content in zip(images_read, contents, strict=True):
+        np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(content))))
+
+
+def test_images_that_an_export_refuses_for_their_size_are_counted_in_a_warning(tmp_path, warned):
+    write_folder(tmp_path)
+    for number, size in enumerate([(4097, 1), (1, 4097), (4096, 1)]):
+        (tmp_path / "bee" / f"long{number}.png").write_bytes(encoded("PNG", number, size=size))
+    _, (said,) = warned(tmp_path)
+    assert "wider than 4,096 pixels: 2." in said and "`largest_image`" in said

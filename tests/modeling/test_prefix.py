@@ -1,0 +1,668 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbp.data.examples import Examples
+from tfbp.modeling import adapters, freezing, heads
+from tfbp.modeling.prefix import find
+from tfbp.training import loop, optimizer
+from tfbp.training.phase import Phase
+
+layers = keras.layers
+NUMBERS = np.random.default_rng(0)
+IMAGES = NUMBERS.uniform(0, 255, (12, 8, 8, 3)).astype(np.float32)
+ROWS = NUMBERS.normal(0, 1, (12, 5)).astype(np.float32)
+TOKENS = NUMBERS.integers(0, 7, (12, 6))
+Y = np.arange(12) % 3
+
+
+def classified(x, features):
+    return keras.Model(x, layers.Dense(3, name="head")(features))
+
+
+def learn(model, trainable, x, batch_norm="frozen", cached=False, y=Y):
+    """Takes four steps of Adam on the examples or on their features.
+
+    Returns the prefix, and the values of all variables there are.
+    """
+    frozen = freezing.freeze(model, trainable, batch_norm)
+    phase = Phase("fit", trainable, epochs=2, learning_rate=0.01, batch_norm=batch_norm)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(
+        optimizer.build(phase, 4, frozen), loss=loss, metrics=["accuracy"], auto_scale_loss=False
+    )
+    model.optimizer.build(model.trainable_variables)
+    model.compute_metrics(x, y, model(x, training=False))
+    model.reset_metrics()
+    learner, prefix = model, None
+    if cached:
+        prefix = find(model, frozen)
+        x = prefix.features(x, training=False)
+        learner = prefix.training_model(model)
+
+    @tf.function
+    def step(rows):
+        data = keras.tree.map_structure(lambda each: tf.gather(each, rows), (x, y))
+        with model.optimizer.weighing(tf.constant(1.0)):
+            learner.train_step((*data, tf.ones(tf.shape(rows))))
+
+    for rows in np.split(np.arange(24) % len(Y), 4):
+        step(tf.constant(rows))
+    state = model.variables + model.optimizer.variables + model.metrics_variables
+    return prefix, [variable.numpy() for variable in state]
+
+
+def assert_trains_alike(model, trainable, x, batch_norm="frozen"):
+    """Asserts that training on features ends as training on examples does; returns the prefix."""
+    begin = [variable.numpy() for variable in model.variables]
+    _, expected = learn(model, trainable, x, batch_norm)
+    assert any((a != b).any() for a, b in zip(begin, expected, strict=False))
+    nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
+    for variable, value in zip(model.variables, begin, strict=True):
+        variable.assign(value)
+    prefix, found = learn(model, trainable, x, batch_norm, cached=True)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+    assert nodes == [len(layer._inbound_nodes) for layer in model._flatten_layers()]
+    answers = model(x, training=False)
+    rest = prefix.rest(prefix.features(x, training=False), training=False)
+    keras.tree.assert_same_structure(answers, rest)
+    for one, other in zip(keras.tree.flatten(answers), keras.tree.flatten(rest), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    rows = prefix.features(x, training=False)
+    assert [(row.shape[1:], row.dtype) for row in rows] == [
+        (spec.shape, spec.dtype) for spec in prefix.specs
+    ]
+    assert prefix.bytes == sum(np.asarray(row[0]).nbytes for row in rows)
+    assert [id(v) for v in prefix.rest.trainable_variables] == [
+        id(v) for v in model.trainable_variables
+    ]
+    return prefix
+
+
+def shapes(prefix):
+    return sorted(tuple(spec.shape) for spec in prefix.specs)
+
+
+def body(name="body", extra=()):
+    """Returns image → two convolutions with normalization between them → [4, 4, 6]."""
+    x = pixels = keras.Input((8, 8, 3))
+    x = layers.Rescaling(1 / 255)(x)
+    x = layers.Conv2D(4, 3, padding="same", strides=2, name="conv_1")(x)
+    x = layers.BatchNormalization(name="norm")(x)
+    for layer in extra:
+        x = layer(x)
+    return keras.Model(pixels, layers.Conv2D(6, 3, padding="same", name="conv_2")(x), name=name)
+
+
+def pooled(backbone, *more):
+    x = pixels = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D(name="pool")(backbone(x))
+    for layer in more:
+        x = layer(x)
+    return classified(pixels, x)
+
+
+@pytest.fixture(scope="module")
+def vgg16():
+    keras.utils.set_random_seed(1)
+    backbone = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    return heads.swap_head(backbone, 3, hidden=(8,), dropout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("block", "trainable", "shape"),
+    [
+        (6, "head.*", (512,)),
+        (5, "vgg16/block5_.*|head.*", (2, 2, 512)),
+        (4, "vgg16/block[45]_.*|head.*", (4, 4, 256)),
+        (3, "vgg16/block[345]_.*|head.*", (8, 8, 128)),
+        (2, "vgg16/block[2345]_.*|head.*", (16, 16, 64)),
+    ],
+)
+def test_vgg16_is_cut_at_every_block(vgg16, block, trainable, shape):
+    x = NUMBERS.uniform(0, 255, (12, 32, 32, 3)).astype(np.float32)
+    prefix = assert_trains_alike(vgg16, trainable, x)
+    inside = {f"vgg16/block{n}_{kind}" for n in range(1, block) for kind in convolutions(n)}
+    assert set(prefix.layers) == inside | ({"pool"} if block == 6 else set())
+    assert shapes(prefix) == [shape]
+    # 3x3 kernels over each pixel of a block, whose sides are halved from block to block.
+    sides, widths = [32, 16, 8, 4, 2], [3, 64, 128, 256, 512, 512]
+    work = [
+        9 * side**2 * (low * high + (len(convolutions(n)) - 2) * high**2)
+        for n, (side, low, high) in enumerate(
+            zip(sides, widths[:-1], widths[1:], strict=True), start=1
+        )
+    ]
+    head = 512 * 8 + 8 * 3
+    assert prefix.saves == pytest.approx(sum(work[: block - 1]) / (sum(work) + head))
+
+
+def convolutions(block):
+    return [f"conv{n}" for n in range(1, 3 if block < 3 else 4)] + ["pool"]
+
+
+def residual():
+    x = pixels = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="stem")(x)
+    for number in (1, 2, 3):
+        y = layers.BatchNormalization(name=f"block{number}_norm")(x)
+        y = layers.ReLU(name=f"block{number}_relu")(y)
+        y = layers.Conv2D(4, 3, padding="same", name=f"block{number}_conv")(y)
+        x = layers.Add(name=f"block{number}_add")([x, y])
+    backbone = keras.Model(pixels, x, name="body")
+    return pooled(backbone)
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "expected"),
+    # In inference mode the normalization is inside: its answer is read, and the sum before it.
+    [
+        ("frozen", [(8, 8, 4), (8, 8, 4)]),
+        ("affine", [(8, 8, 4)]),
+        ("train", [(8, 8, 4)]),
+    ],
+)
+def test_residual_blocks_are_cut_at_every_tensor_that_the_rest_reads(batch_norm, expected):
+    prefix = assert_trains_alike(residual(), "body/block3_.*|head", IMAGES, batch_norm)
+    assert shapes(prefix) == expected
+    assert ("body/block3_norm" in prefix.layers) == (batch_norm == "frozen")
+    assert {"body/stem", "body/block1_add", "body/block2_norm", "body/block2_add"} <= set(
+        prefix.layers
+    )
+    assert "body/block3_add" not in prefix.layers
+
+
+@pytest.mark.parametrize("trainable", ["head", "body/dense_3|head", "body/dense_[23]|head"])
+def test_densely_connected_layers_are_cut_where_one_learns(trainable):
+    x = rows = keras.Input((5,))
+    for number in (1, 2, 3):
+        y = layers.Dense(4, "relu", name=f"dense_{number}")(x)
+        x = layers.Concatenate(name=f"join_{number}")([x, y])
+    backbone = keras.Model(rows, x, name="body")
+    rows = keras.Input((5,))
+    prefix = assert_trains_alike(classified(rows, backbone(rows)), trainable, ROWS)
+    learning = trainable.count("3") + trainable.count("2")
+    assert shapes(prefix) == [(5 + 4 * (3 - learning),)]
+
+
+def test_each_of_several_inputs_is_followed_as_far_as_it_is_frozen():
+    image, row = keras.Input((8, 8, 3), name="image"), keras.Input((5,), name="row")
+    x = layers.GlobalAveragePooling2D()(body()(image))
+    y = layers.Dense(4, "tanh", name="rows")(row)
+    both = layers.Concatenate()([x, y])
+    model = keras.Model({"image": image, "row": row}, layers.Dense(3, name="head")(both))
+    x = {"image": IMAGES, "row": ROWS}
+    # Of the image its features; of the row that a learning layer reads, the row.
+    assert shapes(assert_trains_alike(model, "rows|head", x)) == [(5,), (6,)]
+    assert shapes(assert_trains_alike(model, "head", x)) == [(10,)]
+
+
+def test_models_nested_two_deep_are_opened_sequential_ones_too():
+    inner = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, strides=2, name="one"),
+            layers.Conv2D(4, 3, name="two"),
+        ],
+        name="inner",
+    )
+    x = pixels = keras.Input((8, 8, 3))
+    outer = keras.Model(pixels, layers.Conv2D(2, 1, name="three")(inner(x)), name="outer")
+    model = keras.Sequential([keras.Input((8, 8, 3)), outer, layers.Flatten(name="flat")])
+    model.add(layers.Dense(3, name="head"))
+    prefix = assert_trains_alike(model, "outer/inner/two|outer/three|head", IMAGES)
+    assert prefix.layers == ("outer/inner/one",)
+    prefix = assert_trains_alike(model, "head", IMAGES)
+    assert prefix.layers == ("outer/inner/one", "outer/inner/two", "outer/three", "flat")
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "expected"),
+    [
+        ("frozen", {"body/rescaling", "body/conv_1", "body/norm"}),
+        ("affine", {"body/rescaling", "body/conv_1"}),
+        ("train", {"body/rescaling", "body/conv_1"}),
+    ],
+)
+def test_normalization_is_inside_only_while_nothing_of_it_changes(batch_norm, expected):
+    keras.backend.clear_session()
+    prefix = assert_trains_alike(pooled(body()), "body/norm|body/conv_2|head", IMAGES, batch_norm)
+    assert set(prefix.layers) == expected
+
+
+def test_dropout_inside_a_frozen_backbone_ends_the_prefix_and_draws_the_same_masks():
+    backbone = body(extra=[layers.Dropout(0.5, name="drop")])
+    prefix = assert_trains_alike(pooled(backbone, layers.Dropout(0.3)), "head", IMAGES)
+    assert "body/norm" in prefix.layers
+    assert not {"body/drop", "body/conv_2", "pool"} & set(prefix.layers)
+    # One that drops nothing does not.
+    prefix = assert_trains_alike(pooled(body(extra=[layers.Dropout(0.0)])), "head", IMAGES)
+    assert {"body/conv_2", "pool"} <= set(prefix.layers)
+
+
+def test_what_an_augmentation_in_the_model_touches_is_not_in_the_prefix():
+    augmented, plain = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    backbone = body()
+    x = layers.RandomFlip(name="flip")(augmented)
+    x = layers.Concatenate()([backbone(x), backbone(plain)])
+    x = layers.GlobalAveragePooling2D()(x)
+    model = classified([augmented, plain], x)
+    prefix = assert_trains_alike(model, "head", [IMAGES, IMAGES[::-1]])
+    # The backbone, called twice, answers to one of the two images alone: no layer is all inside.
+    assert prefix.layers == ()
+    assert shapes(prefix) == [(4, 4, 6), (8, 8, 3)]
+    assert 0 < prefix.saves < 0.5
+    x = pixels = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(body()(layers.RandomFlip()(x)))
+    model = classified(pixels, x)
+    assert find(model, freezing.freeze(model, "head")) is None
+
+
+def test_adapters_end_the_prefix_where_they_are():
+    model = adapters.add_lora(pooled(body()), "body/conv_2", rank=2)
+    prefix = assert_trains_alike(model, "body/conv_2|head", IMAGES)
+    assert "body/norm" in prefix.layers and "body/conv_2" not in prefix.layers
+    prefix = assert_trains_alike(model, "head", IMAGES)  # frozen, they are part of it
+    assert "body/conv_2" in prefix.layers
+
+
+def test_a_layer_at_two_places_is_judged_at_each_and_a_tensor_read_twice_is_kept_once():
+    rows = keras.Input((5,))
+    shared = layers.Dense(5, "tanh", name="shared")
+    once = shared(rows)
+    learning = layers.Dense(5, name="middle")(once)
+    twice = shared(layers.Add()([learning, once]))
+    model = classified(rows, layers.Concatenate()([twice, once]))
+    prefix = assert_trains_alike(model, "middle|head", ROWS)
+    assert prefix.layers == ()
+    assert shapes(prefix) == [(5,)]
+    assert prefix.saves == pytest.approx(25 / (25 * 3 + 30))
+
+
+def test_outputs_that_are_frozen_pass_through_in_the_models_own_structure():
+    rows = keras.Input((5,))
+    x = layers.Dense(4, "tanh", name="frozen")(rows)
+    outputs = {"features": x, "logits": layers.Dense(3, name="head")(x), "rows": rows}
+    model = keras.Model(rows, outputs)
+    frozen = freezing.freeze(model, "head")
+    prefix = find(model, frozen)
+    assert shapes(prefix) == [(4,), (5,)]
+    answers = prefix.rest(prefix.features(ROWS))
+    assert answers.keys() == outputs.keys()
+    for name, value in model(ROWS).items():
+        np.testing.assert_array_equal(answers[name], value)
+
+
+def test_a_mask_is_not_lost_at_the_cut():
+    tokens = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(7, 4, mask_zero=True, name="embedding")(tokens)
+    x = layers.Dense(5, "tanh", name="dense")(x)
+    model = classified(tokens, layers.LSTM(4, name="lstm")(x))
+    # All before the LSTM carries the mask: nothing of it can be kept.
+    assert find(model, freezing.freeze(model, "lstm|head")) is None
+    prefix = assert_trains_alike(model, "head", TOKENS)
+    assert shapes(prefix) == [(4,)]
+    # Kernels over six steps each, and the head's.
+    assert prefix.saves == pytest.approx(6 * (20 + 144) / (6 * (20 + 144) + 12))
+
+
+def test_a_mask_that_a_nested_model_made_reaches_the_layers_behind_it():
+    inside = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(7, 4, mask_zero=True, name="embedding")(inside)
+    nested = keras.Model(inside, layers.Dense(5, "tanh", name="dense")(x), name="nested")
+    tokens = keras.Input((6,), dtype="int32")
+    x = layers.LSTM(4, return_sequences=True, name="masked")(nested(tokens))
+    x = layers.GlobalAveragePooling1D(name="mean")(x)
+    model = classified(tokens, x)
+    prefix = assert_trains_alike(model, "head", TOKENS)
+    assert shapes(prefix) == [(4,)]
+    assert prefix.fingerprint == key(model)
+
+
+class Positions(layers.Layer):
+    """Returns 0 to 4, whatever it is given: nothing of an example."""
+
+    def call(self, x):
+        return tf.range(5, dtype=tf.float32)
+
+
+def test_what_is_no_row_of_an_example_is_made_again_by_the_rest():
+    rows = keras.Input((5,))
+    x = layers.Dense(5, "tanh", name="frozen")(rows)
+    x = layers.Add()([layers.Dropout(0.5)(x), Positions(name="positions")(x)])
+    prefix = assert_trains_alike(classified(rows, x), "head", ROWS)
+    assert prefix.layers == ("frozen",)
+    assert shapes(prefix) == [(5,)]
+
+
+class Sparse(layers.Layer):
+    def call(self, x):
+        return tf.sparse.from_dense(x)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype, sparse=True)
+
+
+def test_a_sparse_tensor_is_left_to_the_rest():
+    rows = keras.Input((5,))
+    x = Sparse(name="sparse")(layers.Dense(4, "relu", name="frozen")(rows))
+    prefix = assert_trains_alike(classified(rows, x), "head", ROWS)
+    assert prefix.layers == ("frozen",)
+    assert shapes(prefix) == [(4,)]
+
+
+def test_half_precision_goes_through_the_cut_as_it_is():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = pooled(body())
+        prefix = assert_trains_alike(model, "head", IMAGES)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert [spec.dtype for spec in prefix.specs] == [tf.bfloat16]
+
+
+def test_penalties_of_what_learns_count_and_a_penalty_on_frozen_activations_ends_the_prefix():
+    rows = keras.Input((5,))
+    x = layers.Dense(4, "tanh", name="first")(rows)
+    x = layers.Dense(4, "tanh", name="second", activity_regularizer="l2")(x)
+    x = layers.Dense(4, "tanh", name="third", kernel_regularizer="l2")(x)
+    prefix = assert_trains_alike(classified(rows, x), "third|head", ROWS)
+    assert prefix.layers == ("first",)
+
+
+class Shifted(layers.Layer):
+    """Adds what `how` says, in ways that no property of the layer shows."""
+
+    def __init__(self, how, **settings):
+        super().__init__(**settings)
+        self.how, self.scale, self.variable = how, 1.0, tf.Variable(1.0)
+
+    def call(self, x, training=False):
+        match self.how:
+            case "constant":
+                return x + self.scale
+            case "draws":
+                return x + tf.random.uniform(())
+            case "training":
+                return x + (1.0 if training else 2.0)
+            case "reads":
+                return x + self.variable
+            case "writes":
+                return x + self.variable.assign_add(1.0)
+            case "python":
+                return x + tf.reshape(tf.py_function(np.random.rand, [], tf.float32), ())
+            case "loop draws":
+                return tf.while_loop(
+                    lambda i, _: i < 2, lambda i, v: (i + 1, v + tf.random.normal(())), (0, x)
+                )[1]
+            case "loop":
+                return tf.while_loop(lambda i, _: i < 2, lambda i, v: (i + 1, v + 1.0), (0, x))[1]
+            case "function":
+                return tf.function(lambda x: x + 1.0 + self.bias())(x)
+            case "mean":
+                return x - tf.reduce_mean(x, axis=0, keepdims=True)
+
+    def bias(self):
+        return 0.5
+
+
+def shifted(how):
+    rows = keras.Input((5,))
+    x = layers.Dense(4, name="frozen")(rows)
+    x = Shifted(how, name="shifted")(x)
+    return classified(rows, layers.Dense(4, name="second")(x))
+
+
+@pytest.mark.parametrize("how", ["draws", "training", "reads", "writes", "python", "loop draws"])
+def test_a_layer_of_the_users_own_that_is_not_steady_ends_the_prefix(how):
+    model = shifted(how)
+    prefix = find(model, freezing.freeze(model, "head"))
+    assert prefix.layers == ("frozen",)
+
+
+@pytest.mark.parametrize("how", ["constant", "loop", "function"])
+def test_a_layer_of_the_users_own_that_is_steady_is_inside(how):
+    prefix = assert_trains_alike(shifted(how), "head", ROWS)
+    assert prefix.layers == ("frozen", "shifted", "second")
+
+
+def test_where_an_example_is_answered_by_its_batch_nothing_is_cached():
+    model = shifted("mean")
+    assert find(model, freezing.freeze(model, "head")) is None
+
+
+class Own(keras.Model):
+    """Adds the size of the inputs to the loss."""
+
+    def compute_loss(self, x=None, **settings):
+        return super().compute_loss(x=x, **settings) + tf.reduce_mean(x)
+
+
+class Steps(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class Calls(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.head = layers.Dense(4, name="frozen"), layers.Dense(3, name="head")
+
+    def call(self, x):
+        return self.head(self.frozen(x))
+
+
+def dense(kind=keras.Model, **settings):
+    rows = keras.Input(**{"shape": (5,)} | settings)
+    x = layers.Dense(4, "tanh", name="frozen")(rows)
+    return kind(rows, layers.Dense(3, name="head")(x))
+
+
+def test_a_model_with_a_step_a_loss_or_a_call_of_its_own_is_left_whole():
+    calls = Calls()
+    calls(ROWS)
+    for model in (calls, dense(Own), dense(Steps)):
+        assert find(model, freezing.freeze(model, "head")) is None
+    plain = dense()
+    assert find(plain, freezing.freeze(plain, "head")).layers == ("frozen",)
+
+
+def test_there_is_no_prefix_where_nothing_would_be_saved():
+    tokens = keras.Input((6,), dtype="int32")
+    looked_up = classified(tokens, layers.Flatten()(layers.Embedding(7, 4, name="embed")(tokens)))
+    rows = keras.Input((5,))
+    scaled = classified(rows, layers.Rescaling(2.0)(rows))
+    for model in (looked_up, scaled, dense(shape=(None, 5)), dense(shape=None, batch_shape=(4, 5))):
+        assert find(model, freezing.freeze(model, "head")) is None
+    model = dense()
+    assert find(model, freezing.freeze(model, "frozen|head")) is None
+
+
+def test_a_layer_of_many_inside_a_subclassed_model_is_taken_as_one():
+    inner = Calls()
+    rows = keras.Input((5,))
+    model = classified(rows, inner(rows))
+    assert shapes(assert_trains_alike(model, "head", ROWS)) == [(3,)]
+    assert find(model, freezing.freeze(model, ".*frozen|head")) is None
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_loop_trains_on_features_and_what_watches_sees_the_whole_model(devices):
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append((self.model.name, logs["loss"], self.model.get_weights()))
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 2
+
+    def run(cached):
+        keras.utils.set_random_seed(4)
+        with strategy.scope():
+            model = pooled(body(), layers.Dropout(0.5))
+            frozen = freezing.freeze(model, "head")
+            phase = Phase("fit", "head", epochs=5, learning_rate=0.01)
+            model.compile(
+                optimizer.build(phase, 15, frozen),
+                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                metrics=["accuracy"],
+                auto_scale_loss=False,
+            )
+        learner, x = model, IMAGES
+        if cached:
+            prefix = find(model, frozen)
+            learner, x = prefix.training_model(model), prefix.features(IMAGES)[0].numpy()
+        examples = Examples.from_arrays(x, Y)
+        loop.build(learner, examples, strategy)
+        done = loop.train(
+            learner,
+            examples,
+            strategy,
+            epochs=5,
+            batch_size=5,
+            seed=1,
+            callbacks=keras.callbacks.CallbackList([Watch()], model=model),
+        )
+        assert done == 9
+        return model
+
+    ends, seen = [], []
+    for cached in (False, True):
+        model = run(cached)
+        metrics = {name: float(value) for name, value in model.get_metrics_result().items()}
+        ends.append((metrics, model.get_weights(), model.optimizer.iterations.numpy()))
+    (metrics, weights, steps), (other_metrics, other_weights, other_steps) = ends
+    assert steps == other_steps == 9
+    assert metrics == pytest.approx(other_metrics, rel=1e-6)
+    for one, other in zip(weights, other_weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+    assert {name for name, _, _ in seen} == {model.name} | {seen[0][0]}
+
+
+def test_after_a_phase_the_model_is_its_own_as_before(tmp_path):
+    model = pooled(body(), layers.Dropout(0.5))
+    owners = [id(layer) for layer in model._flatten_layers()]
+    freezing.freeze(model, "head")
+    config = model.get_config()
+    assert_trains_alike(model, "head", IMAGES)
+    assert model.get_config() == config
+    assert [id(layer) for layer in model._flatten_layers()] == owners
+    assert model.losses == []
+    answers = model.predict(IMAGES, verbose=0)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.save(tmp_path / "model.keras")
+    model.export(tmp_path / "export", verbose=False)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), answers)
+    served = tf.saved_model.load(tmp_path / "export")
+    np.testing.assert_allclose(served.serve(IMAGES), answers, rtol=1e-5, atol=1e-6)
+    model.fit(IMAGES, Y, verbose=0)
+    assert find(model, freezing.freeze(model, "head")) is not None
+
+
+def key(model, trainable="head", batch_norm="frozen"):
+    return find(model, freezing.freeze(model, trainable, batch_norm)).fingerprint
+
+
+def seeded(build):
+    keras.utils.set_random_seed(7)
+    return build()
+
+
+def test_the_fingerprint_is_of_the_prefix_whatever_it_is_called_and_whatever_follows():
+    def other_head():
+        x = pixels = keras.Input((8, 8, 3))
+        x = layers.GlobalAveragePooling2D()(body("renamed")(x))
+        x = layers.Dropout(0.5)(layers.Dense(9, "relu", name="head")(x))
+        return keras.Model(pixels, layers.Dense(4)(x))
+
+    first = key(seeded(lambda: pooled(body())))
+    assert key(seeded(lambda: pooled(body()))) == first
+    assert key(seeded(other_head), "head|dense.*") == first
+
+
+def test_the_order_of_branches_does_not_hang_on_what_follows_them():
+    def branched(deeper):
+        rows = keras.Input((5,))
+        a, b = layers.Dense(4, name="a")(rows), layers.Dense(4, name="b")(rows)
+        if deeper:
+            b = layers.Dense(4, name="head_b")(b)
+        return classified(rows, layers.Concatenate()([b, a]))
+
+    models = seeded(lambda: branched(False)), seeded(lambda: branched(True))
+    # At a cut behind both branches in one model, and right behind each in the other.
+    prefixes = [find(model, freezing.freeze(model, "join|head.*")) for model in models]
+    assert shapes(prefixes[0]) == [(8,)] and shapes(prefixes[1]) == [(4,), (4,)]
+    rows = [np.concatenate(prefix.features(ROWS), axis=1) for prefix in prefixes]
+    np.testing.assert_array_equal(np.sort(rows[0]), np.sort(rows[1]))
+
+
+@pytest.mark.parametrize(
+    "what", ["weight", "statistic", "constant", "layer", "size", "cut", "type"]
+)
+def test_the_fingerprint_changes_with_all_that_the_features_hang_on(what):
+    model = seeded(lambda: pooled(body()))
+    first, other = key(model), "head"
+    if what == "weight":
+        model.get_layer("body").get_layer("conv_1").bias.assign([0, 0, 0, 1e-6])
+    elif what == "statistic":
+        model.get_layer("body").get_layer("norm").moving_mean.assign([0, 0, 0, 1e-6])
+    elif what == "constant":
+        model.get_layer("body").layers[1].scale = 1 / 127.5
+    elif what == "layer":
+        model = seeded(lambda: pooled(body(extra=[layers.ReLU()])))
+    elif what == "size":
+        x = pixels = keras.Input((10, 10, 3))
+        for layer in model.get_layer("body").layers[1:]:
+            x = layer(x)
+        model = classified(pixels, layers.GlobalAveragePooling2D()(x))
+    elif what == "cut":
+        other = "body/conv_2|head"
+    else:
+        image = keras.Input((8, 8, 3), dtype="uint8")
+        x = layers.GlobalAveragePooling2D()(model.get_layer("body")(image))
+        model = classified(image, x)
+    assert key(model, other) != first
+
+
+def test_code_of_the_users_own_is_part_of_the_fingerprint(monkeypatch):
+    models = [seeded(lambda how=how: shifted(how)) for how in ("constant", "loop", "function")]
+    keys = [key(model) for model in models]
+    assert len(set(keys)) == 3
+    assert [
+        key(seeded(lambda how=how: shifted(how))) for how in ("constant", "loop", "function")
+    ] == keys
+    models[0].get_layer("shifted").scale = 3.0
+    monkeypatch.setattr(Shifted, "bias", lambda self: 0.25)
+    changed = [key(model) for model in models]
+    assert changed[0] != keys[0] and changed[1] == keys[1] and changed[2] != keys[2]
+
+
+def test_recurrent_layers_have_the_same_fingerprint_in_a_second_build():
+    def recurrent():
+        x = steps = keras.Input((4, 3))
+        x = layers.LSTM(4, return_sequences=True)(x)
+        return classified(steps, layers.GRU(2)(x))
+
+    models = seeded(recurrent), seeded(recurrent)
+    assert key(models[0]) == key(models[1])
+    models[1].layers[1].weights[0].assign(models[1].layers[1].weights[0] + 1e-3)
+    assert key(models[0]) != key(models[1])
+
+
+def test_a_model_on_two_devices_has_the_prefix_of_one_on_one():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        mirrored = seeded(lambda: pooled(body()))
+    single = seeded(lambda: pooled(body()))
+    for one, other in zip(single.weights, mirrored.weights, strict=True):
+        one.assign(other.numpy())
+    assert key(mirrored) == key(single)
+    prefix = find(mirrored, freezing.freeze(mirrored, "head"))
+    np.testing.assert_array_equal(
+        prefix.features(IMAGES)[0],
+        find(single, freezing.freeze(single, "head")).features(IMAGES)[0],
+    )

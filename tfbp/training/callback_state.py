@@ -1,0 +1,201 @@
+"""What callbacks remember, so that a run which goes on finds them as they were.
+
+Of Keras's own callbacks it is known here. Others say it themselves, in numbers, texts, lists,
+tuples, dicts and arrays:
+
+    def get_state(self):
+        return {"best": self.best}
+
+    def set_state(self, state):  # called after `on_train_begin`, inside a phase
+        self.best = state["best"]
+"""
+
+import collections
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+import keras
+import numpy as np
+from absl import logging
+
+from tfbp import storage
+from tfbp.errors import UserError, mistake
+
+# Attributes of Keras's callbacks that change while training.
+_SAVING = ("best", "_batches_seen_since_last_saving", "_last_batch_seen")
+REMEMBERED: dict[type, tuple[str, ...]] = {
+    keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
+    keras.callbacks.History: ("history", "epoch"),
+    keras.callbacks.ModelCheckpoint: _SAVING,
+    keras.callbacks.OrbaxCheckpoint: (*_SAVING, "_total_batches_seen"),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
+}
+# Those that remember nothing, or nothing but what the optimizer's variables hold.
+FORGETFUL = (
+    keras.callbacks.Callback,
+    keras.callbacks.LambdaCallback,
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.TerminateOnNaN,
+)
+
+
+def warn_of_unknown(callbacks: Iterable[keras.callbacks.Callback]) -> None:
+    """Warns of callbacks that may remember what nobody can know."""
+    known = {keras.callbacks.CSVLogger, *REMEMBERED, *FORGETFUL}
+    names = [
+        type(callback).__name__
+        for callback in callbacks
+        if type(callback) not in known
+        and not _speaks(callback)
+        and not type(callback).__module__.startswith("tfbp.")
+    ]
+    if names:
+        logging.warning(
+            "What these callbacks remember is not in the checkpoints: %s. If they remember "
+            "anything, give them `get_state()` and `set_state(state)`; else a run that is stopped "
+            "and goes on may end differently.",
+            ", ".join(dict.fromkeys(names)),
+        )
+
+
+def take(
+    callbacks: Iterable[keras.callbacks.Callback], fixed: Iterable[keras.Variable]
+) -> tuple[list, list[np.ndarray]]:
+    """Returns what callbacks remember: a JSON value, and copies of the arrays that it counts.
+
+    Args:
+        callbacks: have been given their model.
+        fixed: weights that do not change in this phase. Best weights are kept without them.
+
+    Raises:
+        tfbp.UserError: `get_state` returns something else than it may.
+    """
+    arrays: list[np.ndarray] = []
+    fixed = {id(variable) for variable in fixed}
+    return [
+        [name, _encode(_get(callback, fixed), arrays, name)]
+        for name, callback in _with_state(callbacks)
+    ], arrays
+
+
+def give(
+    callbacks: Iterable[keras.callbacks.Callback], taken: list, arrays: Sequence[np.ndarray]
+) -> None:
+    """Makes callbacks remember what `take` returned.
+
+    Raises:
+        tfbp.UserError: they are not the callbacks that it was taken from.
+    """
+    named = dict(_with_state(callbacks))
+    before = [name for name, _ in taken]
+    if before != list(named):
+        rule = f"must be those that the run began with; of these it holds the state: {before}"
+        raise mistake("callbacks", rule, list(named))
+    for name, state in taken:
+        _set(named[name], _decode(state, arrays))
+
+
+def _with_state(
+    callbacks: Iterable[keras.callbacks.Callback],
+) -> Iterator[tuple[str, keras.callbacks.Callback]]:
+    """Yields each callback that remembers something after a name of its own."""
+    counts = collections.Counter()
+    for callback in callbacks:
+        if _speaks(callback) or isinstance(callback, (keras.callbacks.CSVLogger, *REMEMBERED)):
+            kind = type(callback).__name__
+            counts[kind] += 1
+            yield f"{kind} {counts[kind]}", callback
+
+
+def _speaks(callback: keras.callbacks.Callback) -> bool:
+    return hasattr(callback, "get_state") and hasattr(callback, "set_state")
+
+
+def _get(callback: keras.callbacks.Callback, fixed: set[int]) -> object:
+    if _speaks(callback):
+        return callback.get_state()
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        return _rows(callback)
+    (names,) = (names for kind, names in REMEMBERED.items() if isinstance(callback, kind))
+    state = {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+    if isinstance(callback, keras.callbacks.EarlyStopping) and callback.best_weights is not None:
+        pairs = enumerate(zip(callback.model.weights, callback.best_weights, strict=True))
+        state["best_weights"] = {i: value for i, (own, value) in pairs if id(own) not in fixed}
+    return state
+
+
+def _set(callback: keras.callbacks.Callback, state: object) -> None:
+    if _speaks(callback):
+        callback.set_state(state)
+        return
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        _set_rows(callback, state)
+        return
+    if "best_weights" in state:
+        best = state["best_weights"]
+        weights = enumerate(callback.model.weights)
+        state["best_weights"] = [best[i] if i in best else np.asarray(own) for i, own in weights]
+    vars(callback).update(state)
+
+
+def _rows(logger: keras.callbacks.CSVLogger) -> dict:
+    """Returns the whole file: the one on the disk may have rows that a run makes once more."""
+    text = ""
+    if os.path.exists(logger.filename):
+        with open(logger.filename, newline="", encoding="utf-8") as file:
+            text = file.read()
+    return {"text": text, "keys": logger.keys, "header": logger.append_header} | {
+        "begun": logger.writer is not None
+    }
+
+
+def _set_rows(logger: keras.callbacks.CSVLogger, state: dict) -> None:
+    is_open = logger.csv_file is not None and not logger.csv_file.closed
+    if is_open:
+        logger.csv_file.close()
+    storage.write_text(logger.filename, state["text"])
+    logger.keys, logger.append_header = state["keys"], state["header"]
+    if is_open:
+        logger.csv_file = open(logger.filename, "a", newline="", encoding="utf-8")  # noqa: SIM115
+    if is_open and state["begun"]:
+        columns = ["epoch", *state["keys"]]
+        logger.writer = csv.DictWriter(logger.csv_file, columns, delimiter=logger.sep)
+
+
+def _encode(value: object, arrays: list[np.ndarray], name: str) -> object:
+    """Returns a JSON value. What JSON has no form for is an object of one key, its kind."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list):
+        return [_encode(each, arrays, name) for each in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(each, arrays, name) for each in value]}
+    if isinstance(value, dict):
+        pairs = value.items()
+        return {"dict": [[_encode(part, arrays, name) for part in pair] for pair in pairs]}
+    if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
+        arrays.append(np.array(value))
+        return {"array" if isinstance(value, np.ndarray) else "scalar": len(arrays) - 1}
+    raise UserError(
+        f"`get_state` of the callback {name} must return numbers, texts, lists, tuples, dicts and "
+        f"NumPy arrays. Received: {type(value).__name__}."
+    )
+
+
+def _decode(value: object, arrays: Sequence[np.ndarray]) -> object:
+    if isinstance(value, list):
+        return [_decode(each, arrays) for each in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "array":
+        return arrays[content]
+    if kind == "scalar":
+        return arrays[content][()]
+    if kind == "tuple":
+        return tuple(_decode(content, arrays))
+    return {_decode(key, arrays): _decode(each, arrays) for key, each in content}
