@@ -3,10 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbp.data.examples import Examples
 from tfbp.modeling import adapters, freezing, heads
 from tfbp.modeling.prefix import find
-from tfbp.training import loop, optimizer
+from tfbp.training import optimizer
 from tfbp.training.phase import Phase
 
 layers = keras.layers
@@ -21,11 +20,12 @@ def classified(x, features):
     return keras.Model(x, layers.Dense(3, name="head")(features))
 
 
-def learn(model, trainable, x, batch_norm="frozen", cached=False, y=Y):
+def learn(model, trainable, x, batch_norm="frozen", cached=False):
     """Takes four steps of Adam on the examples or on their features.
 
     Returns the prefix, and the values of all variables there are.
     """
+    y = Y[: len(keras.tree.flatten(x)[0])]
     frozen = freezing.freeze(model, trainable, batch_norm)
     phase = Phase("fit", trainable, epochs=2, learning_rate=0.01, batch_norm=batch_norm)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -47,7 +47,7 @@ def learn(model, trainable, x, batch_norm="frozen", cached=False, y=Y):
         with model.optimizer.weighing(tf.constant(1.0)):
             learner.train_step((*data, tf.ones(tf.shape(rows))))
 
-    for rows in np.split(np.arange(24) % len(Y), 4):
+    for rows in np.split(np.arange(2 * len(y)) % len(y), 4):
         step(tf.constant(rows))
     state = model.variables + model.optimizer.variables + model.metrics_variables
     return prefix, [variable.numpy() for variable in state]
@@ -63,7 +63,8 @@ def assert_trains_alike(model, trainable, x, batch_norm="frozen"):
         variable.assign(value)
     prefix, found = learn(model, trainable, x, batch_norm, cached=True)
     for one, other in zip(expected, found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+        if not np.array_equal(one, other):  # which is much faster, of millions of weights
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
     assert nodes == [len(layer._inbound_nodes) for layer in model._flatten_layers()]
     answers = model(x, training=False)
     rest = prefix.rest(prefix.features(x, training=False), training=False)
@@ -122,7 +123,7 @@ def vgg16():
     ],
 )
 def test_vgg16_is_cut_at_every_block(vgg16, block, trainable, shape):
-    x = NUMBERS.uniform(0, 255, (12, 32, 32, 3)).astype(np.float32)
+    x = NUMBERS.uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
     prefix = assert_trains_alike(vgg16, trainable, x)
     inside = {f"vgg16/block{n}_{kind}" for n in range(1, block) for kind in convolutions(n)}
     assert set(prefix.layers) == inside | ({"pool"} if block == 6 else set())
@@ -318,7 +319,6 @@ def test_a_mask_that_a_nested_model_made_reaches_the_layers_behind_it():
     model = classified(tokens, x)
     prefix = assert_trains_alike(model, "head", TOKENS)
     assert shapes(prefix) == [(4,)]
-    assert prefix.fingerprint == key(model)
 
 
 class Positions(layers.Layer):
@@ -372,64 +372,15 @@ def test_penalties_of_what_learns_count_and_a_penalty_on_frozen_activations_ends
     assert prefix.layers == ("first",)
 
 
-class Shifted(layers.Layer):
-    """Adds what `how` says, in ways that no property of the layer shows."""
-
-    def __init__(self, how, **settings):
-        super().__init__(**settings)
-        self.how, self.scale, self.variable = how, 1.0, tf.Variable(1.0)
-
-    def call(self, x, training=False):
-        match self.how:
-            case "constant":
-                return x + self.scale
-            case "draws":
-                return x + tf.random.uniform(())
-            case "training":
-                return x + (1.0 if training else 2.0)
-            case "reads":
-                return x + self.variable
-            case "writes":
-                return x + self.variable.assign_add(1.0)
-            case "python":
-                return x + tf.reshape(tf.py_function(np.random.rand, [], tf.float32), ())
-            case "loop draws":
-                return tf.while_loop(
-                    lambda i, _: i < 2, lambda i, v: (i + 1, v + tf.random.normal(())), (0, x)
-                )[1]
-            case "loop":
-                return tf.while_loop(lambda i, _: i < 2, lambda i, v: (i + 1, v + 1.0), (0, x))[1]
-            case "function":
-                return tf.function(lambda x: x + 1.0 + self.bias())(x)
-            case "mean":
-                return x - tf.reduce_mean(x, axis=0, keepdims=True)
-
-    def bias(self):
-        return 0.5
-
-
-def shifted(how):
-    rows = keras.Input((5,))
-    x = layers.Dense(4, name="frozen")(rows)
-    x = Shifted(how, name="shifted")(x)
-    return classified(rows, layers.Dense(4, name="second")(x))
-
-
-@pytest.mark.parametrize("how", ["draws", "training", "reads", "writes", "python", "loop draws"])
-def test_a_layer_of_the_users_own_that_is_not_steady_ends_the_prefix(how):
-    model = shifted(how)
-    prefix = find(model, freezing.freeze(model, "head"))
-    assert prefix.layers == ("frozen",)
-
-
-@pytest.mark.parametrize("how", ["constant", "loop", "function"])
-def test_a_layer_of_the_users_own_that_is_steady_is_inside(how):
-    prefix = assert_trains_alike(shifted(how), "head", ROWS)
-    assert prefix.layers == ("frozen", "shifted", "second")
+class Centred(layers.Layer):
+    def call(self, x):
+        return x - tf.reduce_mean(x, axis=0, keepdims=True)
 
 
 def test_where_an_example_is_answered_by_its_batch_nothing_is_cached():
-    model = shifted("mean")
+    rows = keras.Input((5,))
+    x = Centred()(layers.Dense(4, name="frozen")(rows))
+    model = classified(rows, layers.Dense(4, name="second")(x))
     assert find(model, freezing.freeze(model, "head")) is None
 
 
@@ -486,183 +437,3 @@ def test_a_layer_of_many_inside_a_subclassed_model_is_taken_as_one():
     model = classified(rows, inner(rows))
     assert shapes(assert_trains_alike(model, "head", ROWS)) == [(3,)]
     assert find(model, freezing.freeze(model, ".*frozen|head")) is None
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_the_loop_trains_on_features_and_what_watches_sees_the_whole_model(devices):
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
-
-    class Watch(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            seen.append((self.model.name, logs["loss"], self.model.get_weights()))
-
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = epoch == 2
-
-    def run(cached):
-        keras.utils.set_random_seed(4)
-        with strategy.scope():
-            model = pooled(body(), layers.Dropout(0.5))
-            frozen = freezing.freeze(model, "head")
-            phase = Phase("fit", "head", epochs=5, learning_rate=0.01)
-            model.compile(
-                optimizer.build(phase, 15, frozen),
-                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-                metrics=["accuracy"],
-                auto_scale_loss=False,
-            )
-        learner, x = model, IMAGES
-        if cached:
-            prefix = find(model, frozen)
-            learner, x = prefix.training_model(model), prefix.features(IMAGES)[0].numpy()
-        examples = Examples.from_arrays(x, Y)
-        loop.build(learner, examples, strategy)
-        done = loop.train(
-            learner,
-            examples,
-            strategy,
-            epochs=5,
-            batch_size=5,
-            seed=1,
-            callbacks=keras.callbacks.CallbackList([Watch()], model=model),
-        )
-        assert done == 9
-        return model
-
-    ends, seen = [], []
-    for cached in (False, True):
-        model = run(cached)
-        metrics = {name: float(value) for name, value in model.get_metrics_result().items()}
-        ends.append((metrics, model.get_weights(), model.optimizer.iterations.numpy()))
-    (metrics, weights, steps), (other_metrics, other_weights, other_steps) = ends
-    assert steps == other_steps == 9
-    assert metrics == pytest.approx(other_metrics, rel=1e-6)
-    for one, other in zip(weights, other_weights, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
-    assert {name for name, _, _ in seen} == {model.name} | {seen[0][0]}
-
-
-def test_after_a_phase_the_model_is_its_own_as_before(tmp_path):
-    model = pooled(body(), layers.Dropout(0.5))
-    owners = [id(layer) for layer in model._flatten_layers()]
-    freezing.freeze(model, "head")
-    config = model.get_config()
-    assert_trains_alike(model, "head", IMAGES)
-    assert model.get_config() == config
-    assert [id(layer) for layer in model._flatten_layers()] == owners
-    assert model.losses == []
-    answers = model.predict(IMAGES, verbose=0)
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.save(tmp_path / "model.keras")
-    model.export(tmp_path / "export", verbose=False)
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), answers)
-    served = tf.saved_model.load(tmp_path / "export")
-    np.testing.assert_allclose(served.serve(IMAGES), answers, rtol=1e-5, atol=1e-6)
-    model.fit(IMAGES, Y, verbose=0)
-    assert find(model, freezing.freeze(model, "head")) is not None
-
-
-def key(model, trainable="head", batch_norm="frozen"):
-    return find(model, freezing.freeze(model, trainable, batch_norm)).fingerprint
-
-
-def seeded(build):
-    keras.utils.set_random_seed(7)
-    return build()
-
-
-def test_the_fingerprint_is_of_the_prefix_whatever_it_is_called_and_whatever_follows():
-    def other_head():
-        x = pixels = keras.Input((8, 8, 3))
-        x = layers.GlobalAveragePooling2D()(body("renamed")(x))
-        x = layers.Dropout(0.5)(layers.Dense(9, "relu", name="head")(x))
-        return keras.Model(pixels, layers.Dense(4)(x))
-
-    first = key(seeded(lambda: pooled(body())))
-    assert key(seeded(lambda: pooled(body()))) == first
-    assert key(seeded(other_head), "head|dense.*") == first
-
-
-def test_the_order_of_branches_does_not_hang_on_what_follows_them():
-    def branched(deeper):
-        rows = keras.Input((5,))
-        a, b = layers.Dense(4, name="a")(rows), layers.Dense(4, name="b")(rows)
-        if deeper:
-            b = layers.Dense(4, name="head_b")(b)
-        return classified(rows, layers.Concatenate()([b, a]))
-
-    models = seeded(lambda: branched(False)), seeded(lambda: branched(True))
-    # At a cut behind both branches in one model, and right behind each in the other.
-    prefixes = [find(model, freezing.freeze(model, "join|head.*")) for model in models]
-    assert shapes(prefixes[0]) == [(8,)] and shapes(prefixes[1]) == [(4,), (4,)]
-    rows = [np.concatenate(prefix.features(ROWS), axis=1) for prefix in prefixes]
-    np.testing.assert_array_equal(np.sort(rows[0]), np.sort(rows[1]))
-
-
-@pytest.mark.parametrize(
-    "what", ["weight", "statistic", "constant", "layer", "size", "cut", "type"]
-)
-def test_the_fingerprint_changes_with_all_that_the_features_hang_on(what):
-    model = seeded(lambda: pooled(body()))
-    first, other = key(model), "head"
-    if what == "weight":
-        model.get_layer("body").get_layer("conv_1").bias.assign([0, 0, 0, 1e-6])
-    elif what == "statistic":
-        model.get_layer("body").get_layer("norm").moving_mean.assign([0, 0, 0, 1e-6])
-    elif what == "constant":
-        model.get_layer("body").layers[1].scale = 1 / 127.5
-    elif what == "layer":
-        model = seeded(lambda: pooled(body(extra=[layers.ReLU()])))
-    elif what == "size":
-        x = pixels = keras.Input((10, 10, 3))
-        for layer in model.get_layer("body").layers[1:]:
-            x = layer(x)
-        model = classified(pixels, layers.GlobalAveragePooling2D()(x))
-    elif what == "cut":
-        other = "body/conv_2|head"
-    else:
-        image = keras.Input((8, 8, 3), dtype="uint8")
-        x = layers.GlobalAveragePooling2D()(model.get_layer("body")(image))
-        model = classified(image, x)
-    assert key(model, other) != first
-
-
-def test_code_of_the_users_own_is_part_of_the_fingerprint(monkeypatch):
-    models = [seeded(lambda how=how: shifted(how)) for how in ("constant", "loop", "function")]
-    keys = [key(model) for model in models]
-    assert len(set(keys)) == 3
-    assert [
-        key(seeded(lambda how=how: shifted(how))) for how in ("constant", "loop", "function")
-    ] == keys
-    models[0].get_layer("shifted").scale = 3.0
-    monkeypatch.setattr(Shifted, "bias", lambda self: 0.25)
-    changed = [key(model) for model in models]
-    assert changed[0] != keys[0] and changed[1] == keys[1] and changed[2] != keys[2]
-
-
-def test_recurrent_layers_have_the_same_fingerprint_in_a_second_build():
-    def recurrent():
-        x = steps = keras.Input((4, 3))
-        x = layers.LSTM(4, return_sequences=True)(x)
-        return classified(steps, layers.GRU(2)(x))
-
-    models = seeded(recurrent), seeded(recurrent)
-    assert key(models[0]) == key(models[1])
-    models[1].layers[1].weights[0].assign(models[1].layers[1].weights[0] + 1e-3)
-    assert key(models[0]) != key(models[1])
-
-
-def test_a_model_on_two_devices_has_the_prefix_of_one_on_one():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
-        mirrored = seeded(lambda: pooled(body()))
-    single = seeded(lambda: pooled(body()))
-    for one, other in zip(single.weights, mirrored.weights, strict=True):
-        one.assign(other.numpy())
-    assert key(mirrored) == key(single)
-    prefix = find(mirrored, freezing.freeze(mirrored, "head"))
-    np.testing.assert_array_equal(
-        prefix.features(IMAGES)[0],
-        find(single, freezing.freeze(single, "head")).features(IMAGES)[0],
-    )

@@ -19,7 +19,7 @@ LONGEST = 10_000
 # Bytes of such a text. It is refused by them before it is cut into tokens, which takes many times
 # its size.
 LARGEST = 16 * LONGEST
-# Tokens, of all rows, whose logits are held at once.
+# Tokens, of all rows, that are read at once, and whose logits are held.
 PIECE = 1024
 
 
@@ -83,7 +83,8 @@ class LanguageModel:
         """Returns `score`, `generate`, `init_state` and `step`.
 
         A text or prompt has at most 10,000 tokens and 160,000 bytes. It is read in pieces, so that
-        the memory does not grow with its length times the vocabulary.
+        the memory does not grow with its length times the vocabulary, nor the work of short rows
+        with the length of their neighbours.
 
         `score` takes `text` (string [batch]) and answers, over all tokens but the first, which has
         nothing before it: `tokens` (int32 [batch], how many), `log_likelihood` (float32 [batch],
@@ -116,38 +117,62 @@ class LanguageModel:
             with tf.control_dependencies([tf.Assert(count <= LONGEST, [rule, count])]):
                 return tokens.with_values(tf.identity(tokens.values))
 
+        def advance(tokens, mask, states, start, select):
+            """Reads the next piece of the rows that have not ended before `start`.
+
+            Returns these rows, the piece's end, its logits where `select` says, and the states.
+            """
+            rows = tf.where(mask[:, start] | (start == 0))
+            end = start + tf.maximum(1, PIECE // tf.maximum(1, tf.shape(rows)[0]))
+            piece, real = (tf.gather_nd(value[:, start:end], rows) for value in (tokens, mask))
+            logits, after = stepper(
+                piece,
+                tf.nest.map_structure(lambda state: tf.gather_nd(state, rows), states),
+                real,
+                lambda values: select(values, real),
+            )
+            states = tf.nest.map_structure(
+                lambda state, new: tf.tensor_scatter_nd_update(state, rows, new), states, after
+            )
+            return rows, end, logits, states
+
         def read(tokens):
             """Returns the logits after the last token of each row, and the states."""
             tokens, mask = _dense(tokens)
             batch, steps = tf.unstack(tf.shape(tokens))
-            piece = _piece(batch)
-            states = stepper.start(batch)
+            start, states = 0, stepper.start(batch)
             logits = tf.zeros([batch, vocabulary.size])
-            for start in tf.range(0, steps, piece):
+            while start < steps:
                 tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-                part = slice(start, start + piece)
-                after, states = stepper(tokens[:, part], states, mask[:, part], last=True)
-                # A row that ended before this piece has had its last logits.
-                goes_on = mask[:, start, tf.newaxis] | (start == 0)
-                logits = tf.where(goes_on, after[:, 0], logits)
+                rows, start, after, states = advance(
+                    tokens, mask, states, start, lambda values, _: values[:, -1:]
+                )
+                logits = tf.tensor_scatter_nd_update(logits, rows, after[:, 0])
             return logits, states
 
         def score(text):
             tokens, mask = _dense(encode("text", text))
-            batch, steps = tf.unstack(tf.shape(tokens))
-            piece = _piece(batch)
-            states = stepper.start(batch)
+            targets, mask = tokens[:, 1:], mask[:, 1:]
+            batch, steps = tf.unstack(tf.shape(targets))
+            start, states = 0, stepper.start(batch)
             loss = tf.zeros([batch])
-            for start in tf.range(0, steps - 1, piece):
+            while start < steps:
                 tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-                end = tf.minimum(start + piece, steps - 1)
-                logits, states = stepper(tokens[:, start:end], states, mask[:, start:end])
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                    tokens[:, start + 1 : end + 1], logits
+                _, end, logits, states = advance(
+                    tokens[:, :-1],
+                    mask,
+                    states,
+                    start,
+                    lambda values, real: tf.boolean_mask(values, real)[tf.newaxis],
                 )
-                counted = mask[:, start + 1 : end + 1]
-                loss += tf.reduce_sum(tf.where(counted, losses, 0.0), axis=1)
-            count = tf.reduce_sum(tf.cast(mask[:, 1:], tf.int32), axis=1)
+                # The piece's targets in the order of its rows, as the logits are.
+                places = tf.where(mask[:, start:end])
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    tf.gather_nd(targets[:, start:end], places), logits[0]
+                )
+                loss += tf.math.unsorted_segment_sum(losses, places[:, 0], batch)
+                start = end
+            count = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
             mean = tf.math.divide_no_nan(loss, tf.cast(count, tf.float32))
             return {"log_likelihood": -loss, "perplexity": tf.exp(mean), "tokens": count}
 
@@ -244,8 +269,3 @@ def _dense(tokens: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns tokens and where they are real, [batch, steps]: at least one step, the last empty."""
     dense = tf.pad(tokens.to_tensor(), [[0, 0], [0, 1]])
     return dense, tf.sequence_mask(tokens.row_lengths(), tf.shape(dense)[1])
-
-
-def _piece(batch: tf.Tensor) -> tf.Tensor:
-    """Returns the steps of `batch` rows that are read at once."""
-    return tf.maximum(1, PIECE // tf.maximum(1, batch))

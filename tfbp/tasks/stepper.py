@@ -1,5 +1,7 @@
 """A trained recurrent model that hands its state on: it reads and writes token by token."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -71,7 +73,11 @@ class Stepper:
         return dict(zip(self.names(), parts, strict=True))
 
     def __call__(
-        self, tokens: tf.Tensor, states: list, mask: tf.Tensor | None = None, *, last: bool = False
+        self,
+        tokens: tf.Tensor,
+        states: list,
+        mask: tf.Tensor | None = None,
+        select: Callable[[tf.Tensor], tf.Tensor] = lambda values: values,
     ) -> tuple[tf.Tensor, list]:
         """Returns the logits after each token, float32 [batch, steps, vocabulary], and the states.
 
@@ -80,15 +86,16 @@ class Stepper:
             states: what `start` or the call before returned.
             mask: bool [batch, steps]; where it is False the token is passed over: the state stays
                 and the logits are those of the step before.
-            last: only the logits after the last step are computed: [batch, 1, vocabulary].
+            select: from what the last recurrent layer answers, [batch, steps, units], to that whose
+                logits are computed, [rows, places, units].
         """
         values, states, left = tokens, [], iter(states)
         for layer, settings in self._calls:
             if isinstance(layer, keras.layers.RNN):
                 values, *state = layer(values, initial_state=next(left), mask=mask)
                 states.append(state)
-                if last and len(states) == self._recurrent:
-                    values = values[:, -1:]
+                if len(states) == self._recurrent:
+                    values = select(values)
             else:
                 values = layer(values, **settings)
         return tf.cast(values, tf.float32), states
