@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tfbp import driver, recipe
+from tfbp import driver, recipe, storage
 from tfbp.modeling import freezing
 
 MODULE = recipe.load("vgg16", pathlib.Path(__file__).parents[2] / "recipes")
@@ -27,6 +27,7 @@ def earlier_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model, _ = build(weights="none", seed=5)
     model.save(folder / "model.keras")
+    storage.write_manifest(folder, ["model.keras"])
     return folder, backbone(model)
 
 

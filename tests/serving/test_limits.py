@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import select
 import socket
 import struct
 import threading
@@ -183,6 +185,70 @@ def test_a_client_that_sends_slowly_is_let_go(serve, models):
             pass
 
 
+def test_slow_bodies_take_no_place_of_others(serve, models):
+    client = serve(models, max_concurrency=2)
+    slow = [connect(client) for _ in range(6)]
+    for one in slow:
+        one.sendall(b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nHost: a\r\n")
+        one.sendall(b"Content-Length: 20\r\n\r\n{")
+    for _ in range(5):
+        assert client.ask(f"{TWO}:predict", {"instances": [1.0]})[0] == 200
+    for one in slow:  # They are answered when they have sent it.
+        one.sendall(b'"instances":[1.0]}\n')
+        assert b" 200 " in one.recv(1000)
+        one.close()
+
+
+def test_bodies_in_memory_are_bounded(serve, models):
+    client = serve(models, max_body_bytes=2**20, max_concurrency=16)
+    slow = [connect(client) for _ in range(20)]
+    for one in slow:
+        one.sendall(b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nHost: a\r\n")
+        one.sendall(b"Content-Length: 1000000\r\n\r\n" + b" " * 999_000)
+    refused, _, _ = select.select(slow, [], [], 20)
+    assert refused and all(b" 429 " in one.recv(1000) for one in refused)
+    for one in slow:
+        one.close()
+    deadline = time.monotonic() + 20
+    body = b" " * 999_000 + b'{"instances": [1.0]}'
+    while client.ask(f"{TWO}:predict", body)[0] != 200:  # Who has left holds nothing.
+        assert time.monotonic() < deadline
+
+
+def test_too_many_rows_are_refused_before_their_values_are_looked_at(client):
+    body = {"instances": [["no number", {}]] * 1000}
+    status, text = client.ask(f"{TWO}:predict", body)
+    assert (status, json.loads(text)["error"]) == (
+        400,
+        "Task size 1000 is larger than maximum input batch size 128",
+    )
+    status, again = client.ask(f"{TWO}:predict", {"inputs": body["instances"]})
+    assert (status, again) == (400, text)
+
+
+def test_calls_that_take_long_stop_no_other_model(serve, models):
+    client = serve(models, deadline_seconds=2)
+    threads = [
+        threading.Thread(target=client.ask, args=(f"{SHAPES}:predict", LONG))
+        for _ in range(2 * os.cpu_count())
+    ]
+    for thread in threads:
+        thread.start()
+    answered = 0
+    while all(thread.is_alive() for thread in threads):
+        assert client.ask(f"{TWO}:predict", {"instances": [1.0]})[0] == 200
+        answered += 1
+    for thread in threads:
+        thread.join()
+    assert answered > 2
+
+
+@pytest.mark.parametrize("token", ["ßecret", " secret", "secret\n", "a\tb"])
+def test_a_token_that_no_client_can_send_is_a_mistake(models, token):
+    with pytest.raises(UserError, match="`--token` must be ASCII characters without blanks"):
+        Server(models, port=0, grpc_port=0, token=token)
+
+
 def test_a_client_that_leaves_harms_nobody(client):
     for _ in range(20):
         with connect(client) as gone:
@@ -196,7 +262,8 @@ def test_a_client_that_leaves_harms_nobody(client):
 def test_what_is_no_http_is_answered_400(client):
     with connect(client) as broken:
         broken.sendall(b"\x00\x01 nonsense\r\n\r\n")
-        assert b" 400 " in broken.recv(1000)
+        answer = b"".join(iter(lambda: broken.recv(1000), b""))
+    assert b" 400 " in answer and set(json.loads(answer.partition(b"\r\n\r\n")[2])) == {"error"}
 
 
 def test_a_compressed_body_is_not_implemented(client):

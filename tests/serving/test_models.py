@@ -185,6 +185,48 @@ def test_a_labelled_version_stays_beside_the_newest(serve, folder, write):
     assert (status, json.loads(text)["model_version_status"][0]["version"]) == (200, "1")
 
 
+def test_a_label_without_its_version_is_warned_of_at_the_start(serve, folder, caplog):
+    serve(folder.parent, labels={"m": {"stable": 1, "canary": 7}})
+    said = [record.getMessage() for record in caplog.records if "Label" in record.message]
+    assert said == ["Label canary of m: version 7 is not served."]
+
+
+def test_a_version_that_cannot_be_read_stops_no_other(serve, folder, write, monkeypatch):
+    client = serve(folder.parent)
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("/2"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    (folder / "2").mkdir()
+    publish(write, folder, 3, 30)
+    wait(lambda: constant(client) == 30)
+
+
+def test_the_warm_up_does_not_have_the_deadline_of_clients(serve, tmp_path, write):
+    def spin(x):
+        matrix = tf.ones([256, 256]) / 256
+        for _ in tf.range(500):
+            matrix = matrix @ matrix
+        return {"y": x + 0 * matrix[0, 0]}
+
+    version = write.functions(
+        tmp_path / "m" / "1", serving_default=(spin, {"x": tf.TensorSpec([None], tf.float32)})
+    )
+    warm_up(version, [[1.0]])
+    assert states(serve(tmp_path, deadline_seconds=0.01, max_concurrency=64)) == {1: "AVAILABLE"}
+
+
+def test_the_warm_up_may_be_larger_than_a_batch(serve, folder, write, tmp_path):
+    version = write.half_plus(tmp_path / "v2", 20)
+    warm_up(version, [[1.0, 2.0, 3.0]])
+    version.rename(folder / "2")
+    assert states(serve(folder.parent, max_batch_size=1))[2] == "AVAILABLE"
+
+
 def warm_up(version, requests):
     """Writes warm-up requests as TensorFlow Serving documents them (saved_model_warmup.md)."""
     extra = version / "assets.extra"

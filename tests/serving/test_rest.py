@@ -371,6 +371,15 @@ def test_a_float_is_written_with_the_fewest_digits_that_read_back(client):
     assert "0.1," in text and "0.333333343" in text
 
 
+def test_base64_may_have_blanks_and_lines_and_no_padding(client):
+    content = bytes(range(100))
+    encoded = base64.encodebytes(content).decode()
+    for text in (encoded, f" {encoded}\t\r\n", encoded.strip().rstrip("=")):
+        body = {"signature_name": "echo", "inputs": [{"b64": text}]}
+        _, answer = client.ask(f"{SHAPES}:predict", body)
+        assert base64.b64decode(json.loads(answer)["outputs"]["text_bytes"][0]["b64"]) == content
+
+
 def test_bytes_that_are_no_text_are_answered_as_json(client):
     encoded = base64.b64encode(b"\xff\x00").decode()
     body = {"signature_name": "echo", "inputs": [{"b64": encoded}]}
@@ -384,6 +393,7 @@ def test_what_a_graph_refuses_is_the_clients_fault_and_names_no_path(client):
     status, text = client.ask(f"{SHAPES}:predict", body)
     assert status == 400
     assert "refused" in text and "/secret" not in text and "Traceback" not in text
+    assert ":0)" not in text  # the name of a node
 
 
 def test_a_method_that_is_unknown_is_answered_as_json(client):

@@ -188,6 +188,22 @@ def test_a_tensor_of_a_type_without_values_is_refused(client, dtype):
     assert text == f"A tensor of type {dtype.name} cannot be sent"
 
 
+@pytest.mark.parametrize("dtype", [tf.float32, tf.resource, tf.variant])
+def test_a_reference_is_refused(client, dtype):
+    message = request(x=[1.0])
+    message.inputs["x"].dtype = 100 + dtype.as_datatype_enum  # types.proto: DT_…_REF
+    code, text = refused(client.prediction.Predict, message)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert text == f"A tensor of type {dtype.name}_ref cannot be sent"
+
+
+def test_a_request_without_rows_is_refused_on_both_ports(client):
+    code, text = refused(client.prediction.Predict, request(x=np.zeros([0], np.float32)))
+    assert (code, text) == (grpc.StatusCode.INVALID_ARGUMENT, "The request has no rows")
+    status, text = client.ask("/v1/models/half_plus_two:predict", {"inputs": []})
+    assert (status, text) == (400, '{"error": "The request has no rows"}')
+
+
 def test_a_call_that_nobody_waits_for_gives_its_thread_back(client):
     long = request("shapes", "spin", x=[1.0], rounds=2**30)
     waiting = [client.prediction.Predict.future(long, 0.5) for _ in range(2 * os.cpu_count())]
