@@ -65,8 +65,8 @@ def fit(
             `tfbp.reporting.gradients`; 0: never. The weights end the same, bit for bit.
         checkpoint_seconds: from one checkpoint in `workdir` to the next.
         restart: begin anew; the run that is in `workdir` is kept beside, as `<workdir>.1`.
-        on_nan: at a loss or gradient that is NaN or infinite "stop", or "skip" that update; the tenth
-            of a phase stops the run all the same.
+        on_nan: at a loss or gradient that is NaN or infinite "stop", or "skip" that update; the
+            tenth of a phase stops the run all the same.
         allow: ids of the audit's findings that are accepted: ("random-frozen",); what was found
             stands in the result under "accepted".
         backbone: the pretrained models that are meant to be part of `model`, for the audit.
