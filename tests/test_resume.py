@@ -20,12 +20,47 @@ CLASSES = ("a", "b")
 STEPS = 5  # of an epoch: 10 examples in batches of 2
 
 
+@keras.saving.register_keras_serializable("test_resume")
+class Noise(keras.layers.Layer):
+    """Draws from Keras's own generator, learns a gain, and holds a mask of infinities."""
+
+    def build(self, shape):
+        self.gain = self.add_weight(name="gain", shape=(), initializer="ones")
+        self.mask = self.add_weight(
+            name="mask",
+            shape=(1,),
+            trainable=False,
+            initializer=keras.initializers.Constant(-np.inf),
+        )
+
+    def call(self, x, training=False):
+        x = keras.ops.maximum(self.gain * x, self.mask)
+        return x + 0.1 * keras.random.normal(keras.ops.shape(x)) if training else x
+
+
+class Shake(keras.callbacks.Callback):
+    """Acts on each batch, by a count of its own."""
+
+    batches = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.batches += 1
+        bias = self.model.get_layer("head").bias
+        bias.assign(bias + 0.01 * np.sin(self.batches))
+
+    def get_state(self):
+        return self.batches
+
+    def set_state(self, state):
+        self.batches = state
+
+
 def network():
     keras.utils.set_random_seed(4)
     x = keras.Input((6, 6, 3))
     y = keras.layers.Conv2D(4, 3, activation="relu", name="body")(x / 255)
     y = keras.layers.BatchNormalization(name="norm")(y)
-    y = keras.layers.Dropout(0.3)(keras.layers.Flatten()(y))
+    y = keras.layers.Dropout(0.3)(Noise(name="noise")(keras.layers.Flatten()(y)))
     return keras.Model(x, keras.layers.Dense(2, name="head")(y))
 
 
@@ -37,15 +72,15 @@ def splits():
     return Splits(train, Examples.from_arrays(x[10:], y[10:]), classes=CLASSES)
 
 
-def no_callbacks(directory):
-    return []
+def shake(directory):
+    return [Shake()]
 
 
 EVERYTHING = {
     "phases": (
         Phase(
             "fit",
-            "body|norm|head",
+            "body|norm|noise|head",
             epochs=6,
             learning_rate=0.1,
             accumulate=2,
@@ -57,7 +92,7 @@ EVERYTHING = {
         Phase("tune", "head", epochs=2, learning_rate=0.01, optimizer="rmsprop"),
     ),
     "gradients": 2,
-    "callbacks": no_callbacks,
+    "callbacks": shake,
 }
 
 
@@ -228,4 +263,4 @@ def test_a_run_does_not_go_on_with_other_callbacks(with_callbacks, tmp_path):
     folder, case, _, _ = with_callbacks
     shutil.copytree(folder / "0 3", tmp_path / "run")
     with pytest.raises(UserError, match="`callbacks` must be those that the run began with"):
-        fit(tmp_path / "run", case | {"callbacks": no_callbacks})
+        fit(tmp_path / "run", case | {"callbacks": shake})

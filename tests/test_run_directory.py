@@ -153,3 +153,13 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"recipe": "ml')
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         begin(tmp_path)
+
+
+def test_a_damaged_run_is_passed_over_and_can_be_set_aside(tmp_path, caplog):
+    begin(tmp_path / "1")
+    (tmp_path / "1" / "config.json").write_text('{"recipe": "ml')
+    assert run_directory.next_or_unfinished(tmp_path, ASKED) == tmp_path / "2"
+    assert "config.json is damaged" in caplog.text
+    begin(tmp_path / "1", restart=True)
+    assert run_directory.read(tmp_path / "1")["recipe"] == "mlp"
+    assert (tmp_path / "1.1" / "config.json").is_file()

@@ -31,8 +31,11 @@ def next_or_unfinished(folder: str | os.PathLike, asked: dict) -> pathlib.Path:
     folder = pathlib.Path(folder)
     for number in reversed(_numbers(folder)):
         candidate = folder / str(number)
-        if not ended(candidate) and _asked(candidate)[0] == asked:
-            return candidate
+        try:
+            if not ended(candidate) and _asked(candidate)[0] == asked:
+                return candidate
+        except UserError as error:
+            logging.warning("%s It is passed over.", error)
     return next_number(folder)
 
 
@@ -82,7 +85,7 @@ def set_aside(path: str | os.PathLike) -> None:
         tfbp.UserError: it holds no run, or a process is at work in it.
     """
     path = pathlib.Path(path)
-    if _asked(path)[0] is None:
+    if not (path / CONFIG).is_file():
         return
     with storage.lock(path):
         beside = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))

@@ -279,7 +279,8 @@ def _train_phase(
             validate=it.splits.validation and (lambda: _validate(it, stopping)),
             after_call=save_if_due,
             resume=resume,
-            watch=it.gradients,
+            # How many steps share a call depends on the machine: who acts on them sees each update.
+            watch=1 if any(map(_acts_on_batches, callbacks)) else it.gradients,
             class_weights=it.task.class_weights_for(it.splits.train),
             on_nan=it.on_nan,
         )
@@ -322,14 +323,25 @@ def _train_phase(
     return behind
 
 
+def _acts_on_batches(callback: keras.callbacks.Callback) -> bool:
+    names = "on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"
+    plain = keras.callbacks.Callback
+    return any(
+        getattr(getattr(callback, name), "__func__", None) is not getattr(plain, name)
+        for name in names
+    )
+
+
 def _check_finite(phase: Phase, frozen: freezing.Frozen) -> None:
     """Refuses weights that the very last update has spoiled: no loss has shown it."""
+    # A statistic may be a mask of infinities that nothing changes.
+    groups = (frozen.learning, lambda x: ~np.isfinite(x)), (frozen.statistics, np.isnan)
     spoiled = [
         f"{path}/{variable.name}"
-        for group in (frozen.learning, frozen.statistics)
+        for group, wrong in groups
         for path, variables in group.items()
         for variable in variables
-        if not np.isfinite(np.asarray(variable).astype(np.float64)).all()
+        if wrong(np.asarray(variable).astype(np.float64)).any()
     ]
     if spoiled:
         raise loop.Diverged(

@@ -13,13 +13,14 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from keras.src.random.seed_generator import global_seed_generator
 
 from tfbp import fingerprint, storage
 from tfbp.errors import UserError
@@ -71,17 +72,19 @@ class State:
     best: Sequence[np.ndarray] = ()
     callbacks: Sequence[np.ndarray] = ()
 
-    @property
-    def finite(self) -> bool:
-        """Whether no variable holds a NaN or an infinity."""
-        return all(_finite(value) for value in self.variables.values())
+    def finite(self, constant: Container[int]) -> bool:
+        """Tells whether no variable holds a NaN or, but for those at the positions `constant`, an
+        infinity: a mask of infinities is no fault of the training.
+        """
+        return all(_finite(value, i in constant) for i, value in self.variables.items())
 
 
 def variables(model: keras.Model, step: int) -> list[keras.Variable]:
-    """Returns what a run goes on with: before the first step of a phase, the model's variables;
-    inside a phase its optimizer's and its metrics' too.
+    """Returns what a run goes on with: before the first step of a phase, the model's variables and
+    Keras's own random seed; inside a phase its optimizer's and its metrics' too.
     """
-    every = list(model.variables)
+    # Keras draws from a generator of the whole process where a layer names none of its own.
+    every = [*model.variables, global_seed_generator().state]
     if step:
         every += [*model.optimizer.variables, *model.metrics_variables]
     return list({id(variable): variable for variable in every}.values())
@@ -167,7 +170,11 @@ class Checkpoints:
         }
         state = State(copies, tuple(best), tuple(callbacks))
         first = self._first if left_out else None
-        self._writing = self._writer.submit(self._write, place, state, first)
+        constant = {id(variable) for variable in model.non_trainable_variables}
+        constant = {
+            i for i, each in enumerate(variables(model, place.step)) if id(each) in constant
+        }
+        self._writing = self._writer.submit(self._write, place, state, first, constant)
 
     def newest(self) -> tuple[Place, State] | None:
         """Returns the newest whole checkpoint, or None; damaged ones are passed over and logged."""
@@ -194,8 +201,10 @@ class Checkpoints:
         """Removes all checkpoints: the run has ended."""
         storage.remove(self._folder)
 
-    def _write(self, place: Place, state: State, first: dict | None) -> None:
-        if place.step and not state.finite:
+    def _write(
+        self, place: Place, state: State, first: dict | None, constant: Container[int]
+    ) -> None:
+        if place.step and not state.finite(constant):
             logging.warning(
                 "At step %d of the phase weights, optimizer or metrics are not finite: no "
                 "checkpoint is written.",
@@ -285,7 +294,7 @@ def restore(model: keras.Model, place: Place, state: State) -> None:
         variable.assign(state.variables[i].view(dtype))  # of bfloat16 the file knows the bits only
 
 
-def _finite(value: np.ndarray) -> bool:
+def _finite(value: np.ndarray, infinite: bool) -> bool:
     if value.dtype.kind == "V":  # NumPy knows no bfloat16
         value = value.astype(np.float32)
-    return bool(np.isfinite(value).all())
+    return not np.isnan(value).any() if infinite else bool(np.isfinite(value).all())
