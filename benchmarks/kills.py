@@ -141,17 +141,20 @@ def _end(job: Job):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="of all recipes together")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     random.seed(options.seed)
     totals = [0, 0, 0, 0]
     with tempfile.TemporaryDirectory() as folder:
-        for number, (recipe, flags) in enumerate(RECIPES.items()):
+        for number, recipe in enumerate(options.recipes):
+            flags = RECIPES[recipe]
             alone = Job(pathlib.Path(folder, recipe, "alone"), recipe, (*SETTINGS, *flags))
             began = time.monotonic()
             alone.finish()
             life = time.monotonic() - began
-            wanted = options.kills // len(RECIPES) + (number < options.kills % len(RECIPES))
+            share, more = divmod(options.kills, len(options.recipes))
+            wanted = share + (number < more)
             counts, ended, differing = dict.fromkeys(MOMENTS, 0), 0, 0
             moments = itertools.cycle(MOMENTS)
             while True:
@@ -159,9 +162,8 @@ def main() -> None:
                 job = Job(place, recipe, (*SETTINGS, *flags))
                 while sum(counts.values()) < wanted:
                     moment = next(moments)
-                    # Late in its life a run that goes on writes no checkpoint any more.
-                    latest = life / 3 if moment == "in a checkpoint" else life
-                    if not job.kill(moment, random.uniform(0, latest)):
+                    # A run that goes on is shorter, and late in its life it writes no checkpoint.
+                    if not job.kill(moment, random.uniform(0, life / 2)):
                         break  # it has come to its end
                     counts[moment] += 1
                 else:
