@@ -9,7 +9,12 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 
+import hypothesis
 import tensorflow as tf
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 # Two devices for tf.distribute; whoever asks for no strategy gets the first one.
 tf.config.set_logical_device_configuration(
