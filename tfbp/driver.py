@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tfbp import fingerprint, run_directory, storage, training_run
+from tfbp import fingerprint, phase_training, run_directory, storage, training_run
 from tfbp import recipe as recipes
 from tfbp.auditing import audit
 from tfbp.auditing.finding import Finding
@@ -176,7 +176,7 @@ def plan(recipe: types.ModuleType, config: recipes.Config, *, time: bool = False
 def _plan_phase(it: Run, phase: Phase, time: bool) -> planning.PhasePlan:
     size, batch_size, cost = it.splits.train.size, it.batch_size, None
     if time:
-        frozen = training_run.compile_phase(it, phase)
+        frozen = phase_training.compile(it, phase)
         cost = planning.estimate(
             it.model, it.splits, it.strategy, phase.epochs, batch_size, it.evaluate
         )
