@@ -10,7 +10,7 @@ FIND_PYTHON := for python in python3 python3.13 python3.12 python3.11; do \
 MAKE_VENV := $(PYTHON) -m pip --version >/dev/null 2>&1 \
 	|| { python=$$($(FIND_PYTHON)) && $$python -m venv --clear .venv; }
 
-.PHONY: run test soak clean
+.PHONY: run test bench soak clean
 
 run: .venv/run.stamp
 	$(PYTHON) walkthrough.py
@@ -26,6 +26,11 @@ soak: .venv/test.stamp
 	$(PYTHON) benchmarks/serving.py --seconds=60
 	$(PYTHON) -m pytest --hypothesis-profile=soak tests/serving/test_limits.py -k answered_500
 
+# Speed against every peer, written to benchmarks/RESULTS.md; on a machine that does nothing else.
+# Flags: make bench BENCH='--data=folder:PATH --weights=FILE'
+bench: .venv/bench.stamp
+	$(PYTHON) benchmarks/results.py $(BENCH)
+
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
@@ -38,4 +43,9 @@ clean:
 .venv/test.stamp: setup.cfg pyproject.toml
 	@$(MAKE_VENV)
 	$(PYTHON) -m pip install --quiet --editable '.[recipes,serving,test]'
+	@touch .venv/run.stamp $@
+
+.venv/bench.stamp: setup.cfg pyproject.toml
+	@$(MAKE_VENV)
+	$(PYTHON) -m pip install --quiet --editable '.[recipes,bench]'
 	@touch .venv/run.stamp $@

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 import pytest
 
@@ -20,6 +21,10 @@ hypothesis.settings.load_profile("patient")
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+# No test writes to the home directory. Processes that tests start inherit it.
+_CACHES = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = _CACHES.name
 
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 

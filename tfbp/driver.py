@@ -24,9 +24,10 @@ from tfbp.errors import mistake
 from tfbp.exporting import versions
 from tfbp.modeling import adapters, freezing, graph
 from tfbp.tasks.task import Task
-from tfbp.training import checkpoint
+from tfbp.training import checkpoint, feature_cache
 from tfbp.training import plan as planning
 from tfbp.training import strategy as strategies
+from tfbp.training.feature_cache import FeatureCache
 from tfbp.training.phase import Phase
 from tfbp.training_run import Run
 
@@ -46,6 +47,11 @@ def fit(
     checkpoint_seconds: float = 60.0,
     restart: bool = False,
     on_nan: str = "stop",
+    cache: bool = True,
+    cache_dir: str | None = None,
+    cache_gb: float = 10.0,
+    cached_views: int = 0,
+    cache_half: bool = False,
     allow: Sequence[str] = (),
     backbone: keras.Model | Sequence[keras.Model] = (),
 ) -> Run:
@@ -67,6 +73,14 @@ def fit(
         restart: begin anew; the run that is in `workdir` is kept beside, as `<workdir>.1`.
         on_nan: at a loss or gradient that is NaN or infinite "stop", or "skip" that update; the
             tenth of a phase stops the run all the same.
+        cache: whether what a phase cannot change is computed once for each example, where that
+            pays, and kept on disk for other phases and runs. The weights end alike.
+        cache_dir: folder of the caches; None: `tfbp` in $XDG_CACHE_HOME, or in ~/.cache.
+        cache_gb: what all caches there may take together, in 10⁹ bytes; the least recently used
+            ones make room for others. Examples without room are computed each time.
+        cached_views: views of each augmented training example that epochs cycle through, so that
+            they can be cached; 0: each epoch has its own.
+        cache_half: store features as float16: half the room, 11 binary digits.
         allow: ids of the audit's findings that are accepted: ("random-frozen",); what was found
             stands in the result under "accepted".
         backbone: the pretrained models that are meant to be part of `model`, for the audit.
@@ -79,7 +93,8 @@ def fit(
     strategy = strategies.resolve(strategy)
     phases = (phases,) if isinstance(phases, Phase) else tuple(phases)
     settings = batch_size, seed, strategy, gradients, checkpoint_seconds, on_nan
-    it = Run(model, splits, task, phases, *settings)
+    caching = feature_cache.Settings(cache, cache_dir or "", cache_gb, cached_views, cache_half)
+    it = Run(model, splits, task, phases, *settings, caching)
     directory = contextlib.nullcontext()
     if workdir is not None:
         weights = task.class_weights_for(splits.train)
@@ -91,6 +106,7 @@ def fit(
             "loss": task.loss().get_config(),
             "class_weights": None if weights is None else weights.tolist(),
             "on_nan": on_nan,
+            "cache": [cache, cached_views, cache_half],
         }
         if not restart:
             run_directory.check(workdir, asked)
@@ -170,20 +186,28 @@ def plan(recipe: types.ModuleType, config: recipes.Config, *, time: bool = False
     """
     it = _build(recipe, config)
     found = audit.audit(it.model, it.splits, it.task, it.phases, allow=config.allow)
-    return Plan(tuple(_plan_phase(it, phase, time) for phase in it.phases), tuple(found))
+    numbers = range(len(it.phases))
+    return Plan(tuple(_plan_phase(it, number, time) for number in numbers), tuple(found))
 
 
-def _plan_phase(it: Run, phase: Phase, time: bool) -> planning.PhasePlan:
-    size, batch_size, cost = it.splits.train.size, it.batch_size, None
+def _plan_phase(it: Run, number: int, time: bool) -> planning.PhasePlan:
+    phase, size, batch_size, cost = it.phases[number], it.splits.train.size, it.batch_size, None
+    frozen = freezing.freeze(it.model, phase.trainable, phase.batch_norm)
+    with FeatureCache(it.cache, it.model, it.splits, it.phases, it.seed) as cache:
+        features = cache.outlook(number, frozen)
     if time:
         frozen = phase_training.compile(it, phase)
         cost = planning.estimate(
             it.model, it.splits, it.strategy, phase.epochs, batch_size, it.evaluate
         )
-    else:
-        frozen = freezing.freeze(it.model, phase.trainable, phase.batch_norm)
     return planning.PhasePlan.of(
-        phase, it.model, frozen, size=size, batch_size=batch_size, cost=cost
+        phase,
+        it.model,
+        frozen,
+        size=size,
+        batch_size=batch_size,
+        features=features,
+        cost=cost,
     )
 
 
@@ -223,12 +247,12 @@ def _identity(it: Run) -> dict:
 
 def _asked(recipe: types.ModuleType, config: recipes.Config) -> dict:
     """Returns what makes a run of a recipe the same run: not where and how often it is saved, what
-    its audit may find or what is logged.
+    its audit may find, what is logged or where features are kept.
     """
     settings = recipes.settings(config)
     for name in ("workdir", "restart", "checkpoint_seconds", "export_dir", "keep_versions"):
         del settings[name]
-    for name in ("allow", "gradients"):
+    for name in ("allow", "gradients", "cache_dir", "cache_gb"):
         del settings[name]
     return {"recipe": recipe.reference, "config": settings}
 
@@ -251,7 +275,9 @@ def _build(recipe: types.ModuleType, config: recipes.Config) -> Run:
     phases = recipes.phases(recipe, config)
     settings = config.batch_size, config.seed, strategy, config.gradients
     saving = config.checkpoint_seconds, config.on_nan
-    return Run(model, splits, task, phases, *settings, *saving)
+    where = config.cache_dir, config.cache_gb
+    caching = feature_cache.Settings(config.cache, *where, config.cached_views, config.cache_half)
+    return Run(model, splits, task, phases, *settings, *saving, caching)
 
 
 @contextlib.contextmanager

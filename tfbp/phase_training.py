@@ -12,12 +12,13 @@ from tfbp import run_directory
 from tfbp.modeling import freezing
 from tfbp.reporting.gradients import GradientFlow
 from tfbp.reporting.history import History, Rows
-from tfbp.reporting.progress import Progress
+from tfbp.reporting.progress import Count, Progress
 from tfbp.reporting.tensorboard import TensorBoard
 from tfbp.training import batches, callback_state, checkpoint, interruption, loop, optimizer
 from tfbp.training import proof as proving
 from tfbp.training.checkpoint import Checkpoints, Place, State
 from tfbp.training.early_stopping import EarlyStopping
+from tfbp.training.feature_cache import FeatureCache, Source
 from tfbp.training.phase import Phase
 
 if TYPE_CHECKING:
@@ -44,14 +45,18 @@ def train(
     place: Place,
     state: State | None,
     checkpoints: Checkpoints | None,
+    cache: FeatureCache,
     callbacks: Sequence[keras.callbacks.Callback],
     asked: Callable[[], bool],
-) -> Place:
-    """Trains one phase from `place`; returns the place behind it, which has been saved.
+) -> tuple[Place, Source, loop.Measure]:
+    """Trains one phase from `place`.
 
     Args:
         state: of the checkpoint that `place` is from; None: the model is as it stands there.
         asked: tells whether the run is to stop.
+
+    Returns:
+        The place behind it, which has been saved; what it has learned from; what measures that.
     """
     phase = it.phases[place.phase]
     began = time.perf_counter()
@@ -68,6 +73,7 @@ def train(
     flow = _gradient_flow(it, phase) if it.gradients else None
     told = _callbacks(it, place.phase, steps, flow, callbacks)
     fixed = frozen.fixed
+    source, measure = learn_from(it, place.phase, frozen, cache, checkpoints, asked)
 
     def recall() -> None:
         if place.callbacks is not None:
@@ -106,15 +112,15 @@ def train(
         recall()
     try:
         done = loop.train(
-            it.model,
-            it.splits.train,
+            source.model,
+            source.train,
             it.strategy,
             epochs=phase.epochs,
             batch_size=it.batch_size,
             seed=it.seed,
             start=place.step,
             callbacks=told,
-            validate=it.splits.validation and (lambda: _validate(it, stopping)),
+            validate=source.validation and (lambda: _validate(it, source, measure, stopping)),
             after_call=save_if_due,
             resume=resume,
             # How many steps share a call depends on the machine: who acts on them sees each update.
@@ -158,7 +164,38 @@ def train(
     )
     if checkpoints:
         checkpoints.save(it.model, behind, callbacks=arrays)
-    return behind
+    return behind, source, measure
+
+
+def learn_from(
+    it: "Run",
+    index: int,
+    frozen: freezing.Frozen,
+    cache: FeatureCache,
+    checkpoints: Checkpoints | None,
+    asked: Callable[[], bool],
+) -> tuple[Source, loop.Measure]:
+    """Returns what a phase learns from, and what measures that.
+
+    Args:
+        frozen: how the phase divides the model, whose weights are those that it begins with.
+        asked: tells whether the run is to stop.
+    """
+
+    def progress(split: str) -> Callable[[int, int], None]:
+        shown = Count(f"features of {split}")
+
+        def told(done: int, total: int) -> None:
+            shown(done, total)
+            if checkpoints and asked():
+                interrupt(it, checkpoints)
+
+        return told
+
+    source = cache.source(index, frozen, progress)
+    if source.model is it.model:
+        return source, it.measure
+    return source, loop.Measure(source.model, it.task, it.strategy)
 
 
 def _acts_on_batches(callback: keras.callbacks.Callback) -> bool:
@@ -198,10 +235,13 @@ def interrupt(it: "Run", checkpoints: Checkpoints) -> None:
     raise interruption.Interrupted(f"Stopped on request. {it.directory} holds a checkpoint.")
 
 
-def _validate(it: "Run", stopping: EarlyStopping | None) -> dict[str, float]:
+def _validate(
+    it: "Run", source: Source, measure: loop.Measure, stopping: EarlyStopping | None
+) -> dict[str, float]:
     """Returns the metrics of an epoch, and stops the phase where they say so."""
     with it.model.optimizer.averaged():
-        metrics = _numbers(it.evaluate(it.splits.validation))
+        measured = measure(source.validation, it.batch_size)
+        metrics = _numbers(it.task.evaluate(measured, it.splits.validation))
         if stopping:
             stopping.judge(metrics["loss"])
             it.model.stop_training |= stopping.stopped

@@ -87,6 +87,13 @@ class Config:
     on_bad_example: str = field(
         "fail", "at image files of a folder that are not whole", choices=("fail", "skip")
     )
+    cache: bool = field(True, "compute what a phase cannot change once for each example")
+    cache_dir: str = field("", "folder of such features (default: tfbp in $XDG_CACHE_HOME)")
+    cache_gb: float = field(10.0, "what they may take there, 10⁹ bytes", low=0)
+    cached_views: int = field(
+        0, "views of an augmented example, cached; 0: new ones each epoch, uncached", low=0
+    )
+    cache_half: bool = field(False, "store features as float16")
     allow: tuple[str, ...] = field((), "findings of the audit to accept", choices=IDS)
 
     def __post_init__(self):

@@ -19,8 +19,16 @@ from tfbp.errors import mistake
 from tfbp.exporting import versions
 from tfbp.modeling import freezing
 from tfbp.tasks.task import Task
-from tfbp.training import callback_state, checkpoint, interruption, loop, optimizer
+from tfbp.training import (
+    callback_state,
+    checkpoint,
+    feature_cache,
+    interruption,
+    loop,
+    optimizer,
+)
 from tfbp.training.checkpoint import Checkpoints, Place
+from tfbp.training.feature_cache import FeatureCache, Source
 from tfbp.training.phase import Phase
 
 ON_NAN = ("stop", "skip")
@@ -36,6 +44,8 @@ class Run:
         gradients: updates from one log of gradient norms to the next; 0: none.
         checkpoint_seconds: least time between two checkpoints inside a phase.
         on_nan: "stop" at a loss that is not finite, or "skip" such updates, see `loop.train`.
+        cache: how what a phase cannot change is computed once.
+        measure: measures the model on examples.
         directory: the run's directory, or None.
         history: one row per epoch: phase, epoch (from 1), seconds, loss and metrics, `val_…`.
         result: what `result.json` holds.
@@ -51,6 +61,7 @@ class Run:
     gradients: int = 0
     checkpoint_seconds: float = 60.0
     on_nan: str = "stop"
+    cache: feature_cache.Settings = dataclasses.field(default_factory=feature_cache.Settings)
     directory: pathlib.Path | None = None
     history: list[dict] = dataclasses.field(default_factory=list)
     result: dict = dataclasses.field(default_factory=dict)
@@ -86,14 +97,19 @@ class Run:
             if phase.early_stopping is not None and self.splits.validation is None:
                 rule = "must be None where there are no validation examples"
                 raise mistake("early_stopping", rule, phase.early_stopping)
-        self._measure = loop.Measure(self.model, self.task, self.strategy)
+        if self.cache.views and self.splits.train.is_augmented:
+            # More views than epochs would never be seen.
+            views = min(self.cache.views, max(phase.epochs for phase in self.phases))
+            train = self.splits.train.in_views(views)
+            self.splits = dataclasses.replace(self.splits, train=train)
+        self.measure = loop.Measure(self.model, self.task, self.strategy)
 
     def evaluate(self, examples: Examples) -> dict:
         """Returns the task's metrics on examples, "loss" first, each example counted once."""
         if not isinstance(examples, Examples):
             rule = "must be Examples, such as `splits.test` (None where that split is empty)"
             raise mistake("examples", rule, examples)
-        return self.task.evaluate(self._measure(examples, self.batch_size), examples)
+        return self.task.evaluate(self.measure(examples, self.batch_size), examples)
 
     def export(self, folder: str, *, keep_versions: int = 0) -> str:
         """Publishes the model as the next version in `folder`, and returns the version's path.
@@ -130,13 +146,14 @@ def train(it: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
     """
     began = time.perf_counter()
     callbacks = keras.tree.flatten(list(callbacks))
-    if it.directory is None:
-        done = _train_phases(it, None, callbacks, lambda: False)
-    else:
-        callback_state.warn_of_unknown(callbacks)
-        folder = it.directory / run_directory.CHECKPOINTS
-        with interruption.deferred() as asked, Checkpoints(folder, it.checkpoint_seconds) as saved:
-            done = _train_phases(it, saved, callbacks, asked)
+    with FeatureCache(it.cache, it.model, it.splits, it.phases, it.seed) as cache:
+        if it.directory is None:
+            done, metrics = _train_phases(it, None, cache, callbacks, lambda: False)
+        else:
+            callback_state.warn_of_unknown(callbacks)
+            saving = Checkpoints(it.directory / run_directory.CHECKPOINTS, it.checkpoint_seconds)
+            with interruption.deferred() as asked, saving as saved:
+                done, metrics = _train_phases(it, saved, cache, callbacks, asked)
     # The model goes back to its owner as plain Keras compiles it: it saves and loads without tfbp.
     with it.strategy.scope():
         plain = optimizer.plain(it.phases[-1])
@@ -155,7 +172,7 @@ def train(it: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
             "classes": it.splits.classes,
         },
         "phases": list(done),
-        "metrics": {name: it.evaluate(examples) for name, examples in splits.items()},
+        "metrics": metrics,
         "seconds": round(time.perf_counter() - began, 3),
     }
 
@@ -163,10 +180,11 @@ def train(it: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
 def _train_phases(
     it: Run,
     checkpoints: Checkpoints | None,
+    cache: FeatureCache,
     callbacks: Sequence[keras.callbacks.Callback],
     asked: Callable[[], bool],
-) -> tuple[dict, ...]:
-    """Trains what is left, and returns the records of all phases.
+) -> tuple[tuple[dict, ...], dict[str, dict]]:
+    """Trains what is left; returns the records of all phases, and the metrics on each split.
 
     Args:
         asked: tells whether the run is to stop.
@@ -176,11 +194,31 @@ def _train_phases(
     if checkpoints and state is None:
         checkpoints.save(it.model, place)
     while place.phase < len(it.phases):
-        place = phase_training.train(it, place, state, checkpoints, callbacks, asked)
+        place, source, measure = phase_training.train(
+            it, place, state, checkpoints, cache, callbacks, asked
+        )
         state = None
         if asked():
             phase_training.interrupt(it, checkpoints)
     if state is not None:  # Stopped after the last phase: the weights are the checkpoint's.
-        phase_training.compile(it, it.phases[-1])
+        frozen = phase_training.compile(it, it.phases[-1])
         checkpoint.restore(it.model, place, state)
-    return place.phases
+        last = len(it.phases) - 1
+        source, measure = phase_training.learn_from(it, last, frozen, cache, checkpoints, asked)
+    return place.phases, _metrics(it, source, measure)
+
+
+def _metrics(it: Run, source: Source, measure: loop.Measure) -> dict[str, dict]:
+    """Returns the metrics on each split, from features where the last phase has learned from them.
+
+    Those of augmented examples are not the ones that are measured.
+    """
+    cached = {"train": source.train, "validation": source.validation}
+    if it.splits.train.is_augmented:
+        del cached["train"]
+    return {
+        name: it.task.evaluate(measure(cached[name], it.batch_size), examples)
+        if name in cached
+        else it.evaluate(examples)
+        for name, examples in it.splits.parts().items()
+    }

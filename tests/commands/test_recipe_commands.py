@@ -82,11 +82,14 @@ def test_plan_shows_what_trains_and_writes_nothing(call, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     code, out, _ = call("plan", str(ended / "mine.py"), "--batch_size=16")
     assert code == 0
-    head, columns, only, total = out.splitlines()
+    head, columns, only, total, features = out.splitlines()
     assert head == "fit: 2 epochs, 12 steps, adam, constant rate"
     assert columns.split() == ["layers", "trains", "frozen", "statistics", "learning", "rate"]
     assert only.split() == ["only", "1", "28", "0", "0", "0.1"]
     assert total.split() == ["total", "1", "28", "0", "0"]
+    assert features == (
+        "features are not cached: no part of the model gives the same in each epoch"
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -108,6 +108,20 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone():
     assert not np.allclose(change[0], change[1])
 
 
+def test_epochs_cycle_through_views_and_each_example_may_have_an_epoch_of_its_own():
+    def noise(x, seed):
+        return x + tf.random.stateless_normal(tf.shape(x), seed)
+
+    fresh = Examples.from_arrays(*labelled_vectors()).augmented(noise)
+    views = fresh.in_views(3)
+    expected = [fresh.read_augmented([5, 2], 7, epoch)[0] for epoch in range(3)]
+    for epoch in range(7):
+        assert np.array_equal(views.read_augmented([5, 2], 7, epoch)[0], expected[epoch % 3])
+    mixed, _ = views.read_augmented([5, 2, 5], 7, tf.constant([2, 1, 3], tf.int64))
+    assert np.array_equal(mixed, [expected[2][0], expected[1][1], expected[0][0]])
+    assert not np.array_equal(fresh.read_augmented([5, 2], 7, 3)[0], expected[0])
+
+
 def test_without_augmentation_both_reads_are_the_same():
     examples = Examples.from_arrays(*labelled_vectors())
     assert np.array_equal(examples.read_augmented([1, 2], 0, 0)[0], examples.read([1, 2])[0])

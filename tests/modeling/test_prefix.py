@@ -437,3 +437,19 @@ def test_a_layer_of_many_inside_a_subclassed_model_is_taken_as_one():
     model = classified(rows, inner(rows))
     assert shapes(assert_trains_alike(model, "head", ROWS)) == [(3,)]
     assert find(model, freezing.freeze(model, ".*frozen|head")) is None
+
+
+def test_a_prefix_goes_on_from_one_that_it_contains():
+    keras.utils.set_random_seed(1)
+    model = pooled(body())
+    longer = find(model, freezing.freeze(model, "head"))
+    shorter = find(model, freezing.freeze(model, "head|body/conv_2"))
+    assert longer.contains(shorter)
+    assert not shorter.contains(longer)
+    between = longer.beyond(shorter)
+    rows = between(shorter.features(IMAGES, training=False), training=False)
+    expected = longer.features(IMAGES, training=False)
+    for one, other in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+    assert (shorter.cut, longer.cut) == (("body/norm",), ("pool",))
+    assert 0 < shorter.multiply_adds < longer.multiply_adds

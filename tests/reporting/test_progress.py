@@ -2,7 +2,7 @@ import io
 
 import rich.console
 
-from tfbp.reporting.progress import Progress
+from tfbp.reporting.progress import Count, Progress
 
 
 class Clock:
@@ -77,3 +77,21 @@ def test_a_terminal_shows_a_bar_and_keeps_a_line_for_each_epoch():
     assert "head 1/2  epoch 1/2  loss 1" in text
     assert "step 2/4" in text
     assert "\x1b[?25h" in text  # the cursor is shown again
+
+
+def counted(reports, terminal):
+    out, clock = io.StringIO(), Clock()
+    console = rich.console.Console(file=out, force_terminal=terminal, width=120, _environ={})
+    count = Count("features of train", console=console, clock=clock)
+    for clock.now, done in reports:
+        count(done, 1400)
+    return out.getvalue()
+
+
+def test_a_count_is_one_live_line_on_a_terminal_and_a_line_every_ten_seconds_elsewhere():
+    reports = [(1, 64), (11, 640), (12, 704), (13, 1400)]
+    assert counted(reports, terminal=False) == "features of train 640/1400\n"
+    lines = counted(reports, terminal=True).split("\r")
+    assert [line.strip() for line in lines] == [
+        f"features of train {done}/1400" for _, done in reports
+    ]

@@ -12,6 +12,7 @@ from tfbp.data.examples import Examples, Splits
 from tfbp.modeling import adapters, freezing
 from tfbp.tasks.regression import Regression
 from tfbp.training import plan as planning
+from tfbp.training.feature_cache import Outlook
 from tfbp.training.phase import BATCH_NORM, Phase
 from tfbp.training.plan import Group, PhasePlan
 
@@ -40,7 +41,7 @@ def plan(model, trainable, **changes):
     changes = {"epochs": 3, "learning_rate": 0.1} | changes
     phase = Phase("phase", trainable, **changes)
     frozen = freezing.freeze(model, trainable, phase.batch_norm)
-    return PhasePlan.of(phase, model, frozen, size=10, batch_size=4)
+    return PhasePlan.of(phase, model, frozen, size=10, batch_size=4, features=Outlook())
 
 
 def rows(plan):
@@ -130,7 +131,7 @@ def test_the_time_of_a_phase_is_estimated_from_a_few_steps(monkeypatch):
         model, Splits(train, validation), Regression(), (phase,), 2, 0, tf.distribute.get_strategy()
     )
     monkeypatch.setattr(planning, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
-    cost = driver._plan_phase(it, phase, time=True).cost
+    cost = driver._plan_phase(it, 0, time=True).cost
     assert cost.seconds == 3 * (20 * 1.0 + 4 * 0.25)
     assert clock.now < 10
     assert cost.memory > 50e6  # TensorFlow alone is larger

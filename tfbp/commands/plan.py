@@ -1,8 +1,10 @@
 """Prints what a run would train, phase by phase: `plan RECIPE [--time] [--flag=value …]`.
 
 For groups of layers: how many values train, are frozen, or are statistics that training moves, and
-the learning rate. `--time` adds how long each phase would take, and how much memory: it takes a few
-steps with a model that is then dropped. What the audit finds follows. Nothing is written.
+the learning rate; and what part of the model is computed only once for each example, because the
+phase cannot change it, and how much disk that takes. `--time` adds how long each phase would take
+without that, and how much memory: it takes a few steps with a model that is then dropped. What the
+audit finds follows. Nothing is written.
 """
 
 import dataclasses
@@ -13,8 +15,11 @@ from tfbp import driver
 from tfbp import recipe as recipes
 from tfbp.commands import flags
 from tfbp.reporting.table import table
+from tfbp.training.feature_cache import Outlook
 from tfbp.training.phase import Phase
 from tfbp.training.plan import Group, PhasePlan
+
+SHOWN = 3  # of the tensors at a cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +60,28 @@ def _text(plan: PhasePlan) -> str:
         for group in (*plan.groups, total)
     ]
     lines = [head, table(rows, numbers=[1, 2, 3, 4])]
+    lines.append(_features(plan.features))
     if plan.cost:
         lines.append(
             f"about {plan.cost.seconds:,.1f} s with validation, and "
             f"{plan.cost.memory / 2**20:,.0f} MiB of main memory for all of the process so far"
+            + (", if each epoch computed all of it" if plan.features.cached else "")
         )
     return "\n".join(lines)
+
+
+def _features(outlook: Outlook) -> str:
+    if not outlook.cut:
+        return f"features are not cached: {outlook.obstacle}"
+    where = ", ".join(outlook.cut[-SHOWN:])
+    if len(outlook.cut) > SHOWN:
+        where = f"{len(outlook.cut):,} tensors, the last of them {where}"
+    size = f"{outlook.rows:,} rows of {outlook.bytes / 1e6:,.1f} MB in all"
+    shared = f"{outlook.saves:.1%} of a forward pass come before {where}"
+    if not outlook.cached:
+        return f"features are not cached: {outlook.obstacle} ({shared}: {size})"
+    text = f"{shared}, computed once for each example: {size}"
+    return f"{text}; {outlook.obstacle}" if outlook.obstacle else text
 
 
 def _counts(group: Group) -> tuple[int, ...]:

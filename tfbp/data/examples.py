@@ -42,6 +42,7 @@ class Examples:
         characters_per_token: for text, how many characters of it one token stands for; else None.
         columns: for the rows of a table, what the entries of x are called; else None.
         values: for the rows of a table, what the entries of y are called; else None.
+        views: of augmented examples, how many views of each there are; 0: one for each epoch.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class Examples:
         characters_per_token: float | None = None,
         columns: tuple[str, ...] | None = None,
         values: tuple[str, ...] | None = None,
+        views: int = 0,
     ):
         """Describes examples that `read` can fetch.
 
         Args:
             read: graph function from indices (int64 [n]) to (x [n, …], y [n, …]).
-            spec, hashes, targets, characters_per_token, columns, values: see the attributes.
+            spec, hashes, targets, characters_per_token, columns, values, views: see the attributes.
             name: what an error calls the example of an index.
             transform: see `augmented`.
         """
@@ -72,6 +74,7 @@ class Examples:
         self.characters_per_token = characters_per_token
         self.columns = columns
         self.values = values
+        self.views = views
         self._read = read
         self._name = name
         self._transform = transform
@@ -136,25 +139,37 @@ class Examples:
         """Returns (x [n, …], y [n, …]) of examples, given integers [n]. A graph function."""
         return self._read(tf.cast(indices, tf.int64))
 
+    @property
+    def is_augmented(self) -> bool:
+        """Whether `read_augmented` gives another x than `read`."""
+        return self._transform is not None
+
     def read_augmented(
         self, indices: tf.Tensor, seed: int | tf.Tensor, epoch: int | tf.Tensor
     ) -> Batch:
         """Like `read`, with each x augmented. A graph function.
 
         What happens to an example depends on (seed, epoch, its index) alone: not on its place in
-        the batch, the number of workers or what was read before.
+        the batch, the number of workers or what was read before. With `views`, epochs that are
+        equal modulo their number are alike.
+
+        Args:
+            epoch: one for all, or integers [n].
         """
         indices = tf.cast(indices, tf.int64)
         x, y = self.read(indices)
         if self._transform is None:
             return x, y
-        root = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
+        epochs = tf.broadcast_to(tf.cast(epoch, tf.int64), tf.shape(indices))
+        if self.views:
+            epochs %= self.views
 
-        def augment(one: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-            example, index = one
+        def augment(one: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            example, index, epoch = one
+            root = tf.stack([tf.cast(seed, tf.int64), epoch])
             return self._transform(example, tf.random.experimental.stateless_fold_in(root, index))
 
-        return tf.map_fn(augment, (x, indices), fn_output_signature=self.spec[0]), y
+        return tf.map_fn(augment, (x, indices, epochs), fn_output_signature=self.spec[0]), y
 
     def name(self, index: int) -> str:
         """Returns what an error calls an example: "cat/0001.jpg", "row 17"."""
@@ -192,6 +207,10 @@ class Examples:
                 raise mistake("transform", rule, transform) from error
         return self._with(transform=transform)
 
+    def in_views(self, count: int) -> "Examples":
+        """Returns these examples so that their epochs cycle through `count` augmented views."""
+        return self._with(views=count)
+
     def mapped(self, function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec) -> "Examples":
         """Returns these examples with x [n, …] passed through a graph function.
 
@@ -218,6 +237,7 @@ class Examples:
             "characters_per_token": self.characters_per_token,
             "columns": self.columns,
             "values": self.values,
+            "views": self.views,
         }
         return Examples(**{**current, **changes})
 

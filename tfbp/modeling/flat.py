@@ -61,6 +61,11 @@ class Flat:
     outputs: tuple[Edge, ...]
     _structure: object
 
+    @property
+    def edges(self) -> list[Edge]:
+        """All there are, `given` first."""
+        return [self.given, *(edge for call in self.calls for edge in call.outputs)]
+
     def packed(self, values: Iterable[object]) -> object:
         """Returns values of `outputs` in the structure that the model returns."""
         packed = keras.tree.pack_sequence_as(self._structure, list(values))

@@ -31,7 +31,7 @@ _OVER_INPUTS = (
 _ROUNDING = 1e-3
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Prefix:
     """A model cut in two where its frozen part ends.
 
@@ -42,6 +42,7 @@ class Prefix:
             has all its variables, in its order. In training and inference mode alike it answers
             as the model does.
         layers: paths of the layers all of whose calls are in `features`.
+        cut: what makes the tensors at the cut: paths of layers, or names of operations.
         specs: of the tensors at the cut, shape and dtype for one example.
         bytes: of an example's tensors at the cut.
         fingerprint: SHA-256 of what `features` computes: operations, connections, dtypes and
@@ -50,15 +51,40 @@ class Prefix:
             the sum over kernels (weights of two or more dimensions) of their size × the positions
             that they are applied at, which are those of the layer's output [batch, positions …,
             channels].
+        multiply_adds: these of `features`, for one example.
     """
 
     features: keras.Model
     rest: keras.Model
     layers: tuple[str, ...]
+    cut: tuple[str, ...]
     specs: tuple[tf.TensorSpec, ...]
     bytes: int
     fingerprint: str
     saves: float
+    multiply_adds: int
+    _flat: Flat
+    _places: frozenset[int]
+    _at: tuple[Edge, ...]
+
+    def contains(self, other: "Prefix") -> bool:
+        """Tells whether `features` makes all the calls that another prefix of the model makes."""
+        return other._places <= self._places
+
+    def beyond(self, earlier: "Prefix") -> keras.Model:
+        """Returns what maps the tensors at the cut of a prefix that this one contains to those at
+        this one's.
+        """
+        edges = dict(zip(earlier._flat.edges, self._flat.edges, strict=True))
+        given = [edges[edge] for edge in earlier._at]
+        between = [self._flat.calls[i] for i in sorted(self._places - earlier._places)]
+
+        def run(rows, training):
+            values = dict(zip(given, keras.tree.flatten(rows), strict=True))
+            return _run(between, values, training, self._at)
+
+        inside = [layer for layer in self.features.parts if layer not in earlier.features.parts]
+        return _Part(self.features, "beyond", run, inside)
 
     def training_model(self, model: keras.Model) -> "OnFeatures":
         """Returns the model that `find` was given as one that trains on features, as long as the
@@ -141,10 +167,15 @@ def find(model: keras.Model, frozen: Frozen) -> Prefix | None:
         features=features,
         rest=_Part(model, "rest", last, [model]),
         layers=tuple(path for path, layer in paths.layers(model) if layer in layers),
+        cut=_names(model, before, cut),
         specs=specs,
         bytes=sum(spec.dtype.size * spec.shape.num_elements() for spec in specs),
         fingerprint=fingerprint.of_json([fingerprints[edge] for edge in cut]),
         saves=saved / sum(work.values()),
+        multiply_adds=saved,
+        _flat=flat,
+        _places=frozenset(i for i, call in enumerate(flat.calls) if call not in after),
+        _at=tuple(cut),
     )
 
 
@@ -217,6 +248,13 @@ def _layers(calls: Iterable[Call]) -> set[keras.layers.Layer]:
     """Returns the layers that are called, and those inside them."""
     called = [call.operation for call in calls if isinstance(call.operation, keras.layers.Layer)]
     return {part for layer in called for part in layer._flatten_layers()}
+
+
+def _names(model: keras.Model, calls: Iterable[Call], edges: Iterable[Edge]) -> tuple[str, ...]:
+    """Returns what makes each of some edges, in the calls' order."""
+    known = {id(layer): path for path, layer in paths.layers(model)}
+    made = [call.operation for call in calls if not set(edges).isdisjoint(call.outputs)]
+    return tuple(known.get(id(each)) or getattr(each, "name", "the input") for each in made)
 
 
 def _multiply_adds(call: Call, tensors: dict[Edge, tf.Tensor]) -> int:

@@ -116,6 +116,39 @@ class Progress(keras.callbacks.Callback):
         self._console.print(_join(*parts), markup=False, highlight=False, soft_wrap=True)
 
 
+class Count:
+    """Shows how many of something are done: a live line on a terminal, plain lines elsewhere.
+
+    features of train 640/1400
+
+    Args:
+        title: of what.
+        console, clock: see `Progress`.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        console: rich.console.Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._title = title
+        self._console = console or rich.console.Console()
+        self._clock = clock
+        self._spoke = clock()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows that `done` of `total` are done."""
+        text = f"{self._title} {done}/{total}"
+        if self._console.is_interactive:
+            end = "\n" if done == total else "\r"
+            self._console.print(text, end=end, markup=False, highlight=False, soft_wrap=True)
+        elif self._clock() - self._spoke >= SECONDS_BETWEEN_LINES:
+            self._spoke = self._clock()
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _metrics(logs: dict[str, float] | None) -> str:
     # Keras hands them on by the alphabet.
     names = sorted(logs or {}, key=lambda name: (name.startswith("val_"), "loss" not in name))

@@ -260,8 +260,8 @@ class Measure:
         self._batches = {}  # kept, since tracing them takes longer than reading small examples
 
         @tf.function(reduce_retracing=True)
-        def step(x, y, count):
-            return strategy.run(one, args=(x, y, count))
+        def step(iterator):  # whose batches have no fixed size: a smaller one is not traced again
+            return strategy.run(one, args=next(iterator))
 
         def one(x, y, count):
             measured = task.measure(x, y, model(x, training=False))
@@ -275,8 +275,9 @@ class Measure:
         if key not in self._batches:
             self._batches[key] = batches.evaluation(examples, self._strategy, batch_size=batch_size)
         parts: dict[str, list] = {}
-        for batch in self._batches[key]:
-            for name, value in self._step(*batch).items():
+        iterator = iter(self._batches[key])
+        for _ in range(batches.steps_per_epoch(examples.size, batch_size)):
+            for name, value in self._step(iterator).items():
                 local = self._strategy.experimental_local_results(value)
                 parts.setdefault(name, []).extend(part.numpy() for part in local)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}

@@ -15,6 +15,7 @@ from tfbp.data.examples import Examples, Splits
 from tfbp.modeling import paths
 from tfbp.modeling.freezing import Frozen
 from tfbp.training import batches, loop, optimizer
+from tfbp.training.feature_cache import Outlook
 from tfbp.training.phase import Phase
 
 # Steps that an estimate times at least, after the first call, which traces.
@@ -68,13 +69,15 @@ class PhasePlan:
         groups: all layers that have weights, in the order of the graph.
         steps: batches in the whole phase.
         updates: updates in the whole phase: one for each `phase.accumulate` batches of an epoch.
-        cost: what it is estimated to take, where that was asked for.
+        features: what a cache of features would do in it.
+        cost: what it is estimated to take, where that was asked for: without a cache.
     """
 
     phase: Phase
     groups: tuple[Group, ...]
     steps: int
     updates: int
+    features: Outlook
     cost: Cost | None = None
 
     @classmethod
@@ -86,6 +89,7 @@ class PhasePlan:
         *,
         size: int,
         batch_size: int,
+        features: Outlook,
         cost: Cost | None = None,
     ) -> "PhasePlan":
         """Returns the plan of a phase that has been applied to a model.
@@ -94,6 +98,7 @@ class PhasePlan:
             frozen: what `freeze` returned for the phase.
             size: number of training examples.
             batch_size: examples per global batch.
+            features, cost: see the attributes.
         """
         rates = optimizer.rates(phase, frozen)
         members: dict[str, dict[str, keras.layers.Layer]] = {}
@@ -104,6 +109,7 @@ class PhasePlan:
             tuple(_summary(each, frozen, rates) for each in members.values()),
             phase.epochs * batches.steps_per_epoch(size, batch_size),
             phase.epochs * batches.updates_per_epoch(size, batch_size, phase.accumulate),
+            features,
             cost,
         )
 
