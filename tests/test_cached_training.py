@@ -18,7 +18,7 @@ from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples, Splits
 from tfbp.modeling import heads, rows
 from tfbp.tasks.classification import Classification
-from tfbp.training import checkpoint, feature_cache, loop, strategy
+from tfbp.training import cached_examples, checkpoint, feature_cache, loop, strategy
 from tfbp.training.feature_cache import Settings
 from tfbp.training.phase import Phase
 from tfbp.training_run import Run
@@ -58,13 +58,21 @@ def body(x):
     return layers.BatchNormalization(name="three_norm")(layers.Concatenate()([x, *sides]))
 
 
-def network():
+class Noise(layers.Layer):
+    """Draws from the generator that Keras has for the whole process."""
+
+    def call(self, x, training=False):
+        return x + keras.random.normal(keras.ops.shape(x)) if training else x
+
+
+def network(noise=False):
     """Returns a nested backbone with dropout and a penalty in its head, with equal weights."""
     keras.utils.set_random_seed(1)
     images = keras.Input((8, 8, 3))
     nested = keras.Model(images, body(images), name="body")
     x = images = keras.Input((8, 8, 3))
     x = layers.GlobalAveragePooling2D()(nested(x))
+    x = Noise()(x) if noise else x
     x = layers.Dropout(0.4)(layers.Dense(6, activation="tanh", name="head_hidden")(x))
     x = layers.Dense(len(CLASSES), kernel_regularizer="l2", name="head")(x)
     return keras.Model(images, x)
@@ -175,6 +183,13 @@ def test_it_ends_alike_whatever_the_phases_are(tmp_path, name):
         assert any(phase["stopped_epoch"] for phase in run.result["phases"])
 
 
+def test_draws_from_the_generator_of_the_process_are_the_same(tmp_path):
+    phases = three()[:2]
+    plain, cached = (train(tmp_path, phases, model=network(noise=True), on=on) for on in (0, 1))
+    assert caches(tmp_path)
+    assert_alike(cached, plain)
+
+
 def test_two_devices_train_alike_on_features(tmp_path):
     phases = three()[1:2]
     plain = train(tmp_path, phases, where=strategy.resolve("mirrored"), on=False)
@@ -222,7 +237,7 @@ class Counted:
 
 
 NO_PROBES = np.delete(
-    np.arange(TRAIN), np.linspace(0, TRAIN - 1, feature_cache._PROBES).astype(int)
+    np.arange(TRAIN), np.linspace(0, TRAIN - 1, cached_examples._PROBES).astype(int)
 )
 
 

@@ -84,6 +84,20 @@ def test_the_outlook_says_how_many_rows_fit(tmp_path):
     assert found.obstacle == "only 7 fit, the others are computed each time"
 
 
+@pytest.mark.usefixtures("fast")
+def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path, caplog):
+    (tmp_path / ".opening").mkdir()  # where a file is due
+    found = outlook(tmp_path)
+    assert not found.cached
+    assert str(tmp_path) in found.obstacle
+    model, data = network(), splits()
+    phases = [Phase("head", "head", epochs=9, learning_rate=0.1)]
+    with FeatureCache(Settings(folder=str(tmp_path)), model, data, phases, 0) as cache:
+        source = cache.source(0, freezing.freeze(model, "head"))
+    assert (source.model, source.train) == (model, data.train)
+    assert "Features are not cached." in caplog.text
+
+
 def test_a_tiny_model_is_not_worth_opening_a_cache(tmp_path):
     assert outlook(tmp_path).obstacle == "reading it would take longer than computing it"
 

@@ -56,7 +56,11 @@ class Task(Protocol):
         """
 
     def measure(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns, for a batch, what `evaluate` needs of each example: tensors [batch, …]."""
+        """Returns, for a batch, what `evaluate` needs of each example: tensors [batch, …].
+
+        Args:
+            x: what the model was given or, where a phase learns from cached features, these.
+        """
 
     def evaluate(self, measured: dict[str, np.ndarray], examples: Examples) -> dict:
         """Returns the results for a JSON file, "loss" first, from `measure` of all examples."""

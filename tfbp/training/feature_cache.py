@@ -17,13 +17,15 @@ import tensorflow as tf
 from absl import logging
 
 from tfbp import fingerprint
-from tfbp.data.examples import Batch, Examples, Splits
+from tfbp.data.examples import Examples, Splits
 from tfbp.errors import UserError, mistake
 from tfbp.modeling import features, freezing, prefix, room
 from tfbp.modeling.features import Features
 from tfbp.modeling.freezing import Frozen
 from tfbp.modeling.prefix import OnFeatures, Prefix
 from tfbp.modeling.rows import Progress
+from tfbp.training import cached_examples
+from tfbp.training.cached_examples import CachedExamples
 from tfbp.training.phase import Phase
 
 # When a cache pays, estimated from what was measured on 2 cores: VGG16's forward pass, rows of
@@ -31,8 +33,6 @@ from tfbp.training.phase import Phase
 MULTIPLY_ADDS_PER_SECOND = 6e10
 BYTES_PER_SECOND = 1e9
 SECONDS_TO_OPEN = 0.5
-# Examples that tell, in a key, how x is made of what the examples' hashes are of.
-_PROBES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,13 +181,17 @@ class FeatureCache:
         found = prefix.find(self._model, frozen)
         if found is None:
             return Outlook(obstacle="no part of the model gives the same in each epoch")
-        rows = self._rows_of(self._train) + (self._validation.size if self._validation else 0)
+        parts = [part for part in (self._train, self._validation) if part]
+        rows = sum(map(cached_examples.rows, parts))
         size = features.row_bytes(found.specs, half=self._settings.half)
         if obstacle := self._obstacle(index, found):
             return Outlook(found.cut, found.saves, rows, rows * size, obstacle=obstacle)
         name = features.name_of(self._key(found, self._train), half=self._settings.half)
         limit = self._settings.limit_gb * features.GB
-        fits = min(rows, room.obtainable(self._settings.path, name, limit) // size)
+        try:
+            fits = min(rows, room.obtainable(self._settings.path, name, limit) // size)
+        except UserError as error:
+            return Outlook(found.cut, found.saves, rows, rows * size, obstacle=str(error))
         if fits < rows:
             obstacle = f"only {fits:,} fit, the others are computed each time"
         return Outlook(found.cut, found.saves, rows, rows * size, fits > 0, obstacle)
@@ -203,14 +207,14 @@ class FeatureCache:
         """Returns why a prefix is not worth caching in a phase; "": it is."""
         if self._train.is_augmented and not self._train.views:
             return "augmentation makes each epoch's images anew; `cached_views=K` keeps K of each"
-        readings = self._phases[index].epochs
+        readings, rows = self._phases[index].epochs, cached_examples.rows(self._train)
         if self._train.views:
             readings /= self._train.views
         elif index == len(self._phases) - 1:
             readings += 1  # The result measures the training examples once more.
         if readings <= 1:
             return "each example is read only once"
-        if seconds_saved(found, self._settings.half, self._rows_of(self._train), readings) <= 0:
+        if seconds_saved(found, self._settings.half, rows, readings) <= 0:
             return "reading it would take longer than computing it"
         return ""
 
@@ -232,10 +236,9 @@ class FeatureCache:
         phase = self._phases[index]
         return freezing.freeze(self._model, phase.trainable, phase.batch_norm)
 
-    def _rows_of(self, examples: Examples) -> int:
-        return examples.size * max(1, examples.views)
-
-    def _filled(self, examples: Examples, chain: Sequence[Prefix], progress: Progress) -> "_Cached":
+    def _filled(
+        self, examples: Examples, chain: Sequence[Prefix], progress: Progress
+    ) -> CachedExamples:
         """Returns the examples' features at the first prefix of a chain; those at the others are
         computed too, if there is room for them.
 
@@ -255,7 +258,7 @@ class FeatureCache:
             caches[each].fill(compute, progress)
             if not self._settings.half:  # Rounded once, not once for each cut.
                 earlier = each, caches[each]
-        return _Cached(examples, first, caches[first], self._seed)
+        return CachedExamples(examples, first, caches[first], self._seed)
 
     def _opened(self, found: Prefix, examples: Examples) -> Features:
         key = self._key(found, examples)
@@ -264,7 +267,7 @@ class FeatureCache:
             self._open[key] = Features(
                 settings.path,
                 key,
-                self._rows_of(examples),
+                cached_examples.rows(examples),
                 found.specs,
                 limit_gb=settings.limit_gb,
                 half=settings.half,
@@ -278,7 +281,7 @@ class FeatureCache:
 
     def _key(self, found: Prefix, examples: Examples) -> str:
         if id(examples) not in self._described:
-            self._described[id(examples)] = _described(examples, self._seed)
+            self._described[id(examples)] = cached_examples.fingerprint_of_x(examples, self._seed)
         return fingerprint.of_json([found.fingerprint, self._described[id(examples)]])
 
     def _computing(
@@ -291,7 +294,7 @@ class FeatureCache:
 
         @tf.function(input_signature=[rows])
         def whole(rows):
-            return apply(_read(examples, rows, self._seed), training=False)
+            return apply(cached_examples.read_x(examples, rows, self._seed), training=False)
 
         if earlier is None:
             return whole
@@ -303,98 +306,6 @@ class FeatureCache:
             return apply_rest(cache.read(rows), training=False)
 
         return lambda rows: (rest if rows[-1] < cache.filled else whole)(rows)
-
-
-class _Cached(Examples):
-    """Examples with features for x. Those that are not in the cache are computed each time.
-
-    Attributes:
-        filled: number of first rows that are in it.
-    """
-
-    def __init__(self, examples: Examples, found: Prefix, cache: Features, seed: int):
-        super().__init__(
-            self._unaugmented,
-            spec=(found.specs, examples.spec[1]),
-            hashes=examples.hashes,
-            targets=examples.targets,
-            name=examples.name,
-            views=examples.views,
-        )
-        self._examples, self._cache, self._seed = examples, cache, seed
-        self.filled = cache.filled
-        self._compute = _anywhere(found.features)
-
-    def read_augmented(
-        self, indices: tf.Tensor, seed: int | tf.Tensor, epoch: int | tf.Tensor
-    ) -> Batch:
-        indices = rows = tf.cast(indices, tf.int64)
-        if self._examples.is_augmented:
-            rows += tf.cast(epoch, tf.int64) % self.views * self.size
-        return self._at(rows), self._y(indices)
-
-    def _unaugmented(self, indices: tf.Tensor) -> Batch:
-        if self._examples.is_augmented:
-            return self._compute(self._examples.read(indices)[0]), self._y(indices)
-        return self._at(indices), self._y(indices)
-
-    def _y(self, indices: tf.Tensor) -> tf.Tensor:
-        return self._examples.read(indices)[1]  # Of x, which nobody asks for, no graph computes.
-
-    def _at(self, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        if self.filled == self._cache.count:
-            return tuple(self._cache.read(rows))
-        missing = tf.cast(rows >= self.filled, tf.int32)
-        places = tf.dynamic_partition(tf.range(tf.size(rows)), missing, 2)
-        there, others = tf.dynamic_partition(rows, missing, 2)
-        known = self._cache.read(there)
-
-        def compute():
-            return self._compute(_read(self._examples, others, self._seed))
-
-        def nothing():
-            return tuple(each[:0] for each in known)
-
-        # TensorFlow's convolutions on the CPU take no empty batch.
-        computed = tf.cond(tf.size(others) > 0, compute, nothing)
-        pairs = zip(known, computed, strict=True)
-        return tuple(tf.dynamic_stitch(places, list(pair)) for pair in pairs)
-
-
-def _anywhere(part: keras.Model) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-    """Returns a part of a model, whose variables stay, for the graph of a dataset: that is on the
-    CPU, wherever the model may be.
-    """
-
-    def compute(x):
-        with tf.device("CPU:0"), tf.init_scope():
-            values = [(each, tf.identity(each.value)) for each in part.variables]
-        with keras.StatelessScope(state_mapping=values):
-            return tuple(part(x, training=False))
-
-    return compute
-
-
-def _read(examples: Examples, rows: tf.Tensor, seed: int) -> tf.Tensor:
-    """Returns the x of rows: of examples or, view after view, of their views. A graph function."""
-    if not examples.is_augmented:
-        return examples.read(rows)[0]
-    return examples.read_augmented(rows % examples.size, seed, rows // examples.size)[0]
-
-
-def _described(examples: Examples, seed: int) -> str:
-    """Returns what tells whether x is the same.
-
-    The hashes are of what x was before it was mapped, or resized, and augmented: what this does
-    shows in a few examples.
-    """
-    last = examples.size * max(1, examples.views) - 1
-    rows = np.unique(np.linspace(0, last, _PROBES).astype(np.int64))
-    x = tf.function(lambda rows: _read(examples, rows, seed))(tf.constant(rows))
-    views = [seed, examples.views] if examples.is_augmented else []
-    return fingerprint.of_json(
-        [fingerprint.of_array(examples.hashes), fingerprint.of_array(x), views]
-    )
 
 
 def seconds_saved(found: Prefix, half: bool, rows: int, readings: float) -> float:
