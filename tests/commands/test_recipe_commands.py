@@ -8,6 +8,8 @@ import re
 import pytest
 
 from tfbp import commands
+from tfbp.modeling import rows
+from tfbp.training import feature_cache
 
 RECIPE = '''
 """Tells four kinds of random vectors apart."""
@@ -44,6 +46,10 @@ def phases(config):
     rate = config.learning_rate
     return [tfbp.Phase("fit", trainable=".*", epochs=config.epochs, learning_rate=rate)]
 '''
+
+HALF_FROZEN = RECIPE.replace("(inputs))", "(keras.layers.Dense(5, name='body')(inputs)))").replace(
+    '".*"', '"only"'
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +110,28 @@ def test_plan_says_what_is_set_of_a_phase_and_how_long_it_would_take(call):
         r"far",
         out.splitlines()[-1],
     )
+
+
+def test_features_are_cached_on_disk_but_with_nocache(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "seconds_saved", lambda *arguments: 1.0)
+    (tmp_path / "half.py").write_text(HALF_FROZEN)
+
+    def run(name, *flags):
+        flags = f"--cache_dir={tmp_path / name}", "--allow=random-frozen", *flags
+        recipe = str(tmp_path / "half.py")
+        features = call("plan", recipe, *flags)[1].splitlines()[-1]
+        assert call("run", recipe, f"--workdir={tmp_path / f'run {name}'}", *flags)[0] == 0
+        outcome = json.loads((tmp_path / f"run {name}" / "result.json").read_text())
+        caches = [path for path in (tmp_path / name).glob("*") if rows.is_cache(path)]
+        return features, outcome["metrics"]["test"]["loss"], len(caches)
+
+    said, loss, caches = run("on")
+    assert "come before body, computed once for each example: 108 rows" in said
+    assert caches == 2  # of training and of validation examples
+    said, other_loss, caches = run("off", "--nocache")
+    assert said == "features are not cached: the cache is off"
+    assert caches == 0
+    assert other_loss == pytest.approx(loss, rel=1e-5)
 
 
 def test_the_time_is_a_flag_of_plan_alone(call):

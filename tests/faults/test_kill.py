@@ -2,14 +2,25 @@
 
 import importlib
 import pathlib
+import time
 
+import numpy as np
 import pytest
+
+from tfbp.modeling import rows
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 FLAGS = (
     "--data=random?shape=32,32,3&classes=2&count=40",
     *("--weights=random", "--allow=random-frozen", "--last_block=1", "--hidden=4"),
     *("--dropout=0.5", "--flip", "--shift=0.2", "--ema=0.9", "--head_epochs=3", "--tune_epochs=2"),
+)
+
+# Without augmentation, and with a few blocks of rows at both cuts, so that filling takes a while.
+CACHED_FLAGS = (
+    "--data=random?shape=32,32,3&classes=2&count=420&validation=0",
+    *("--weights=random", "--allow=random-frozen", "--last_block=2", "--hidden=4"),
+    *("--dropout=0.5", "--head_epochs=4", "--tune_epochs=3"),
 )
 
 
@@ -31,6 +42,47 @@ def test_a_run_killed_at_each_kind_of_moment_ends_as_if_it_had_not_been(kills, t
     assert not (job.run / "manifest.json").exists()
     job.finish()
     assert (job.run / "manifest.json").exists()
+    assert kills.differing_bits(alone, job) == 0
+
+
+def marks(folder):
+    """Returns which blocks are filled, of each cache in a folder."""
+    return {
+        path.parent: np.fromfile(path, "<u8") != 0
+        for path in folder.glob(f"*/{rows.MARKS}")
+        if not path.parent.name.endswith(".tmp")
+    }
+
+
+def test_a_run_killed_while_it_computes_features_goes_on_with_those_that_are_there(kills, tmp_path):
+    alone = kills.Job(
+        tmp_path / "alone", "vgg16", (*CACHED_FLAGS, f"--cache_dir={tmp_path / 'whole'}")
+    )
+    alone.finish()
+    cache = tmp_path / "cut"
+    job = kills.Job(tmp_path / "killed", "vgg16", (*CACHED_FLAGS, f"--cache_dir={cache}"))
+    process = job.start()
+    while process.poll() is None:
+        if any(0 < filled.sum() < filled.size for filled in marks(cache).values()):
+            process.kill()
+            break
+        time.sleep(0.001)
+    assert process.wait() < 0
+    before = marks(cache)
+    assert any(filled.any() for filled in before.values())
+    assert not all(filled.all() for filled in before.values())
+    for claim in cache.glob(f"*/{rows.CLAIMS}/*"):
+        claim.unlink()
+
+    job.finish()
+    after = marks(cache)
+    assert {path.name for path in after} == {path.name for path in marks(tmp_path / "whole")}
+    for folder, filled in after.items():
+        # Who computes a block claims it.
+        claimed = {int(path.name) for path in (folder / rows.CLAIMS).iterdir()}
+        there = before.get(folder, np.zeros_like(filled))
+        assert filled.all()
+        assert claimed == set(np.flatnonzero(~there).tolist())
     assert kills.differing_bits(alone, job) == 0
 
 
