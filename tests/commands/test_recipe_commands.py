@@ -126,7 +126,7 @@ def test_features_are_cached_on_disk_but_with_nocache(call, tmp_path, monkeypatc
         return features, outcome["metrics"]["test"]["loss"], len(caches)
 
     said, loss, caches = run("on")
-    assert "come before body, computed once for each example: 108 rows" in said
+    assert "up to body, computed once for each example: 108 rows" in said
     assert caches == 2  # of training and of validation examples
     said, other_loss, caches = run("off", "--nocache")
     assert said == "features are not cached: the cache is off"

@@ -77,7 +77,7 @@ def _features(outlook: Outlook) -> str:
     if len(outlook.cut) > SHOWN:
         where = f"{len(outlook.cut):,} tensors, the last of them {where}"
     size = f"{outlook.rows:,} rows of {outlook.bytes / 1e6:,.1f} MB in all"
-    shared = f"{outlook.saves:.1%} of a forward pass come before {where}"
+    shared = f"{outlook.saves:.1%} of a forward pass, up to {where}"
     if not outlook.cached:
         return f"features are not cached: {outlook.obstacle} ({shared}: {size})"
     text = f"{shared}, computed once for each example: {size}"
