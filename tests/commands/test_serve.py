@@ -1,5 +1,6 @@
 """The command as users call it: a process of its own."""
 
+import gc
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -15,6 +17,7 @@ import pytest
 import tensorflow as tf
 
 from tfbp import commands
+from tfbp.commands import serve
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -97,6 +100,31 @@ def test_it_serves_says_what_it_is_for_and_drains_at_sigterm(saved_models):
             ]
         finally:
             process.kill()
+
+
+def test_a_signal_that_another_thread_receives_drains_too():
+    # The kernel picks any thread; Python runs the handler in the main one, when that wakes.
+    class Running:
+        port, grpc_port, drained = 1, 2, False
+
+        def __enter__(self):
+            thread.start()
+
+        def __exit__(self, *error):
+            self.drained = True
+
+    def receive():
+        time.sleep(0.3)  # until the main thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    running, thread = Running(), threading.Thread(target=receive)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        serve._serve(running, "127.0.0.1")
+    finally:
+        gc.unfreeze()
+    assert running.drained
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_print_config_writes_the_files_and_prints_the_command(saved_models, capsys):

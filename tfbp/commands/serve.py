@@ -11,7 +11,7 @@ import logging as std_logging
 import pathlib
 import shlex
 import signal
-import threading
+import time
 from collections.abc import Sequence
 
 from absl import logging
@@ -21,6 +21,7 @@ from tfbp.commands import flags
 from tfbp.errors import UserError, mistake
 from tfbp.serving.limits import Limits
 
+POLL_SECONDS = 0.1
 _DEFAULT = Limits()
 
 
@@ -115,9 +116,9 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
 
 def _serve(running, host: str) -> None:
     """Runs the server until SIGINT or SIGTERM, and then drains it. A second signal ends at once."""
-    asked = threading.Event()
+    asked = []
     before = {
-        number: signal.signal(number, lambda *_: asked.set())
+        number: signal.signal(number, lambda number, _: asked.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     with running:
@@ -130,7 +131,10 @@ def _serve(running, host: str) -> None:
             "\nThis server is for development: in production use tensorflow_model_server.",
             flush=True,
         )
-        asked.wait()
+        # No lock, which a handler could wait for in vain; and where another thread has taken the
+        # signal, the handler runs when this one wakes.
+        while not asked:
+            time.sleep(POLL_SECONDS)
         for number, handler in before.items():
             signal.signal(number, handler)
         print("Draining: what has been asked is answered.", flush=True)
