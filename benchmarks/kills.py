@@ -28,7 +28,7 @@ RECIPES = {
     "vgg16": (
         "--data=random?shape=32,32,3&classes=3&count=160",
         *("--weights=random", "--allow=random-frozen", "--last_block=2", "--hidden=16"),
-        *("--dropout=0.5", "--flip", "--shift=0.2", "--ema=0.9"),
+        *("--dropout=0.5", "--flip", "--shift=0.2", "--cached_views=2", "--ema=0.9"),
         *("--head_epochs=4", "--tune_epochs=4"),
     ),
     "lstm_lm": (
@@ -41,11 +41,13 @@ MOMENTS = ("at random", "in a checkpoint", "in the export")
 
 
 class Job:
-    """A command that runs a recipe in a folder, with its run's directory and its exports there."""
+    """A command that runs a recipe; its run's directory, exports and cache are in one folder."""
 
     def __init__(self, folder: pathlib.Path, recipe: str, flags: tuple[str, ...]):
         self.run, self.exports = folder / "run", folder / "exports" / pathlib.Path(recipe).stem
+        self.cache = folder / "cache"
         places = f"--workdir={self.run}", f"--export_dir={folder / 'exports'}"
+        places += (f"--cache_dir={self.cache}",)
         self._command = [sys.executable, "-m", "recipes", "run", recipe, *flags, *places]
         self._log = folder / "log"
         folder.mkdir(parents=True, exist_ok=True)

@@ -55,28 +55,25 @@ def marks(folder):
 
 
 def test_a_run_killed_while_it_computes_features_goes_on_with_those_that_are_there(kills, tmp_path):
-    alone = kills.Job(
-        tmp_path / "alone", "vgg16", (*CACHED_FLAGS, f"--cache_dir={tmp_path / 'whole'}")
-    )
+    alone = kills.Job(tmp_path / "alone", "vgg16", CACHED_FLAGS)
     alone.finish()
-    cache = tmp_path / "cut"
-    job = kills.Job(tmp_path / "killed", "vgg16", (*CACHED_FLAGS, f"--cache_dir={cache}"))
+    job = kills.Job(tmp_path / "killed", "vgg16", CACHED_FLAGS)
     process = job.start()
     while process.poll() is None:
-        if any(0 < filled.sum() < filled.size for filled in marks(cache).values()):
+        if any(0 < filled.sum() < filled.size for filled in marks(job.cache).values()):
             process.kill()
             break
         time.sleep(0.001)
     assert process.wait() < 0
-    before = marks(cache)
+    before = marks(job.cache)
     assert any(filled.any() for filled in before.values())
     assert not all(filled.all() for filled in before.values())
-    for claim in cache.glob(f"*/{rows.CLAIMS}/*"):
+    for claim in job.cache.glob(f"*/{rows.CLAIMS}/*"):
         claim.unlink()
 
     job.finish()
-    after = marks(cache)
-    assert {path.name for path in after} == {path.name for path in marks(tmp_path / "whole")}
+    after = marks(job.cache)
+    assert {path.name for path in after} == {path.name for path in marks(alone.cache)}
     for folder, filled in after.items():
         # Who computes a block claims it.
         claimed = {int(path.name) for path in (folder / rows.CLAIMS).iterdir()}
