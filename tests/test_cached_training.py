@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbp import training_run
+from tfbp import fitting
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples, Splits
 from tfbp.modeling import heads, rows
@@ -109,7 +109,7 @@ def train(
     it.directory = directory
     if directory:
         directory.mkdir(exist_ok=True)
-    training_run.train(it, ())
+    fitting.train(it, ())
     return it
 
 

@@ -1,6 +1,6 @@
 """From examples to a verified export: the composition of all other parts.
 
-audit → for each phase: freeze, compile, train, prove (`tfbp.training_run`) → evaluate → export
+audit → for each phase: freeze, compile, train, prove (`tfbp.fitting`) → evaluate → export
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tfbp import fingerprint, phase_training, run_directory, storage, training_run
+from tfbp import fingerprint, fitting, phase_training, run_directory, storage
 from tfbp import recipe as recipes
 from tfbp.auditing import audit
 from tfbp.auditing.finding import Finding
@@ -116,7 +116,7 @@ def fit(
         directory = run_directory.claim(workdir, asked, _source(), restart=restart)
     accepted = _audit(it, allow, backbone)
     with directory as it.directory:
-        training_run.train(it, callbacks)
+        fitting.train(it, callbacks)
         it.result["accepted"] = accepted
         if workdir is not None:
             _finish(it)
@@ -152,7 +152,7 @@ def run(recipe: types.ModuleType, config: recipes.Config) -> Run:
     with run_directory.claim(directory, asked, source, restart=restart) as it.directory:
         flags = recipes.flags_text(dataclasses.replace(config, restart=False))
         storage.write_text(it.directory / run_directory.FLAGS, flags)
-        training_run.train(it, ())
+        fitting.train(it, ())
         storage.sweep(exports)
         it.result = {"recipe": name, "flags": asked["config"]} | it.result | {"accepted": accepted}
         it.export(str(exports), keep_versions=config.keep_versions)

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -20,12 +19,10 @@ from tfbp.training.checkpoint import Checkpoints, Place, State
 from tfbp.training.early_stopping import EarlyStopping
 from tfbp.training.feature_cache import FeatureCache, Source
 from tfbp.training.phase import Phase
-
-if TYPE_CHECKING:
-    from tfbp.training_run import Run
+from tfbp.training_run import Run
 
 
-def compile(it: "Run", phase: Phase) -> freezing.Frozen:
+def compile(it: Run, phase: Phase) -> freezing.Frozen:
     """Freezes and compiles a run's model for a phase, with a new optimizer."""
     frozen = freezing.freeze(it.model, phase.trainable, phase.batch_norm)
     in_epoch = batches.updates_per_epoch(it.splits.train.size, it.batch_size, phase.accumulate)
@@ -41,7 +38,7 @@ def compile(it: "Run", phase: Phase) -> freezing.Frozen:
 
 
 def train(
-    it: "Run",
+    it: Run,
     place: Place,
     state: State | None,
     checkpoints: Checkpoints | None,
@@ -168,7 +165,7 @@ def train(
 
 
 def learn_from(
-    it: "Run",
+    it: Run,
     index: int,
     frozen: freezing.Frozen,
     cache: FeatureCache,
@@ -225,7 +222,7 @@ def _check_finite(phase: Phase, frozen: freezing.Frozen) -> None:
         )
 
 
-def interrupt(it: "Run", checkpoints: Checkpoints) -> None:
+def interrupt(it: Run, checkpoints: Checkpoints) -> None:
     """Ends a run that was asked to stop, once its checkpoint is on the disk.
 
     Raises:
@@ -236,7 +233,7 @@ def interrupt(it: "Run", checkpoints: Checkpoints) -> None:
 
 
 def _validate(
-    it: "Run", source: Source, measure: loop.Measure, stopping: EarlyStopping | None
+    it: Run, source: Source, measure: loop.Measure, stopping: EarlyStopping | None
 ) -> dict[str, float]:
     """Returns the metrics of an epoch, and stops the phase where they say so."""
     with it.model.optimizer.averaged():
@@ -249,7 +246,7 @@ def _validate(
 
 
 def _callbacks(
-    it: "Run", index: int, steps: int, flow: GradientFlow | None, callbacks
+    it: Run, index: int, steps: int, flow: GradientFlow | None, callbacks
 ) -> keras.callbacks.CallbackList:
     phase = it.phases[index]
     own = [Rows(phase.name, it.history)]
@@ -264,7 +261,7 @@ def _callbacks(
     )
 
 
-def _gradient_flow(it: "Run", phase: Phase) -> GradientFlow:
+def _gradient_flow(it: Run, phase: Phase) -> GradientFlow:
     return GradientFlow(
         phase,
         it.gradients,
