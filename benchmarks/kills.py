@@ -65,17 +65,17 @@ class Job:
 
         Args:
             moment: one of `MOMENTS`.
-            seconds: from the start on; inside a checkpoint or an export a kill comes when the first
-                has begun after that, in the export a little later.
+            seconds: from the start on; else from the first checkpoint or export that is begun, and
+                then inside a checkpoint, that one or a later one.
         """
         left = self._unfinished(moment)  # by a kill before
         process = self.start()
-        began = time.monotonic()
+        due = time.monotonic() + seconds if moment == "at random" else None
         while process.poll() is None:
-            reached = moment == "at random" or self._unfinished(moment) - left
-            if time.monotonic() - began >= seconds and reached:
-                if moment == "in the export":
-                    time.sleep(random.uniform(0, 2))
+            writing = bool(self._unfinished(moment) - left)
+            if due is None and writing:
+                due = time.monotonic() + seconds
+            if due and time.monotonic() >= due and (writing or moment != "in a checkpoint"):
                 process.kill()
                 break
             time.sleep(0.001)
@@ -164,8 +164,9 @@ def main() -> None:
                 job = Job(place, recipe, (*SETTINGS, *flags))
                 while sum(counts.values()) < wanted:
                     moment = next(moments)
-                    # A run that goes on is shorter, and late in its life it writes no checkpoint.
-                    if not job.kill(moment, random.uniform(0, life / 2)):
+                    # A run that goes on is shorter.
+                    latest = life / 2 if moment == "at random" else 2
+                    if not job.kill(moment, random.uniform(0, latest)):
                         break  # it has come to its end
                     counts[moment] += 1
                 else:

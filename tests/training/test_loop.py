@@ -521,3 +521,19 @@ def test_measuring_gives_each_example_once_in_its_own_order_without_dropout():
         losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(23), LABELS]
         np.testing.assert_allclose(found["loss"], losses, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(found["predicted"], logits.argmax(axis=1))
+
+
+def test_measuring_traces_a_smaller_last_batch_and_another_batch_size_with_the_first():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    traces = []
+
+    class Traced(Classification):
+        def measure(self, x, y, outputs):
+            traces.append(x.shape)
+            return super().measure(x, y, outputs)
+
+    measure = loop.Measure(model, Traced("abc"), ONE)
+    examples = Examples.from_arrays(X, LABELS)
+    for batch_size in (8, 5, 8):
+        assert len(measure(examples, batch_size)["label"]) == 23
+    assert traces == [(None, 4)]
