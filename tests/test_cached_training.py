@@ -25,6 +25,7 @@ from tfbp.training_run import Run
 
 layers = keras.layers
 CLASSES = ("a", "b", "c")
+TASK = Classification(CLASSES)
 ONE = tf.distribute.get_strategy()
 # More than one block of rows, and no whole number of batches.
 TRAIN, HELD_OUT = 70, 11
@@ -93,6 +94,7 @@ def train(
     *,
     model=None,
     data=None,
+    task=None,
     where=ONE,
     on=True,
     directory=None,
@@ -104,8 +106,8 @@ def train(
         with where.scope():
             model = network()
     caching = Settings(on, str(folder), **settings)
-    data, task = data or splits(), Classification(CLASSES)
-    it = Run(model, data, task, phases, batch_size, 3, where, cache=caching)
+    data = data or splits()
+    it = Run(model, data, task or TASK, phases, batch_size, 3, where, cache=caching)
     it.directory = directory
     if directory:
         directory.mkdir(exist_ok=True)
@@ -236,24 +238,20 @@ class Counted:
         return tf.ensure_shape(tf.numpy_function(count, [x], tf.float32, stateful=False), x.shape)
 
 
-NO_PROBES = np.delete(
-    np.arange(TRAIN), np.linspace(0, TRAIN - 1, cached_examples._PROBES).astype(int)
-)
-
-
 def counted_splits():
     x = np.random.default_rng(0).integers(0, 255, (TRAIN, 8, 8, 3), dtype=np.uint8)
     x[:, 0, 0, 0] = np.arange(TRAIN)
     counted = Counted()
     examples = Examples.from_arrays(x, np.arange(TRAIN) % 3)
-    return Splits(examples.mapped(counted, examples.spec[0]), classes=CLASSES), counted.counts
+    examples = examples.mapped(counted, examples.spec[0], preparation="counted")
+    return Splits(examples, classes=CLASSES), counted.counts
 
 
 def source(folder, data, phases=None, model=None, progress=None):
     """Returns what a run's first phase learns from; its caches are closed."""
     phases = phases or three()[:1]
     cache = feature_cache.FeatureCache(
-        Settings(folder=str(folder)), model or network(), data, phases, 3
+        Settings(folder=str(folder)), model or network(), data, TASK, phases, 3
     )
     with cache:
         return cache.source(0, cache._freeze(0), *([progress] if progress else []))
@@ -262,11 +260,44 @@ def source(folder, data, phases=None, model=None, progress=None):
 def test_one_pass_over_the_examples_fills_the_cuts_of_all_phases(tmp_path):
     data, counts = counted_splits()
     train(tmp_path / "cache", three(), data=data)
-    assert (counts[NO_PROBES] == 1).all()
-    assert counts.max() <= 1 + 1 + len(three())  # a few make the key, and one each phase's metrics
+    assert (counts[1:TRAIN] == 1).all()
+    assert counts[0] <= 1 + len(three())  # each phase's metrics are built on it
     data, again = counted_splits()
     source(tmp_path / "cache", data, three())
-    assert not again[NO_PROBES].any()
+    assert not again.any()
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["its x are read", "its name is read"])
+def test_another_preparation_of_one_example_is_another_cache(tmp_path, named):
+    def brightened(by):
+        examples = Examples.from_arrays(np.arange(TRAIN)[:, None, None, None], labels)
+        change = tf.one_hot(TRAIN // 2, TRAIN) * by
+        names = {"preparation": f"brighter by {by}"} if named else {}
+
+        def brighter(x):
+            return x + tf.gather(change, tf.cast(x[:, 0, 0, 0], tf.int32))[:, None, None, None]
+
+        return examples.mapped(brighter, examples.spec[0], **names)
+
+    labels = np.arange(TRAIN) % 3
+    keys = [cached_examples.fingerprint_of_x(brightened(by), 0) for by in (0.0, 1.0, 0.0)]
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_task_that_measures_by_the_images_gets_them(tmp_path):
+    class ByBrightness(Classification):
+        def measure(self, x, y, outputs):
+            return super().measure(x, y, outputs) | {"brightness": tf.reduce_mean(x, (1, 2, 3))}
+
+        def evaluate(self, measured, examples):
+            brightness = float(np.mean(measured["brightness"]))
+            return super().evaluate(measured, examples) | {"brightness": brightness}
+
+    data = splits()
+    run = train(tmp_path, three()[:1], data=data, task=ByBrightness(CLASSES))
+    assert not caches(tmp_path)
+    images = data.validation.read(tf.range(HELD_OUT))[0]
+    assert run.result["metrics"]["validation"]["brightness"] == pytest.approx(np.mean(images))
 
 
 def test_views_are_cached_and_cycled_through_like_uncached_ones(tmp_path):
@@ -321,11 +352,9 @@ def test_a_fill_that_was_stopped_goes_on_with_what_is_missing(tmp_path):
 
     with pytest.raises(Stop):
         source(tmp_path, data, progress=stopping)
-    first, last = NO_PROBES[NO_PROBES < 64], NO_PROBES[NO_PROBES >= 64]
-    assert (counts[first] == 1).all()
-    assert not counts[last].any()
+    assert counts[:TRAIN].tolist() == [1] * 64 + [0] * (TRAIN - 64)
     source(tmp_path, data)
-    assert (counts[NO_PROBES] == 1).all()
+    assert counts[:TRAIN].tolist() == [1] * TRAIN
 
 
 @pytest.mark.parametrize("steps", [3, 17], ids=["first phase", "second phase"])
@@ -409,7 +438,7 @@ def test_image_files_are_not_read_again_once_their_features_are_there(tmp_path):
     examples = Examples(read, spec=spec, hashes=hashes, targets=np.arange(24) % 3)
     model, phases = network(), three()[:1]
     cache = feature_cache.FeatureCache(
-        Settings(folder=str(tmp_path / "cache")), model, Splits(examples), phases, 0
+        Settings(folder=str(tmp_path / "cache")), model, Splits(examples), TASK, phases, 0
     )
     with cache:
         source = cache.source(0, cache._freeze(0))
@@ -431,7 +460,7 @@ model, phases = here.network(), here.three()[:1]
 print("ready", flush=True)
 sys.stdin.readline()
 settings = here.Settings(folder={cache!r})
-with here.feature_cache.FeatureCache(settings, model, data, phases, 3) as cache:
+with here.feature_cache.FeatureCache(settings, model, data, here.TASK, phases, 3) as cache:
     rows = cache.source(0, cache._freeze(0)).train
     read = here.tf.function(lambda: rows.read(here.tf.range(here.TRAIN))[0])
     np.savez({to!r}, *read(), counts=counts)
@@ -455,6 +484,6 @@ def test_two_processes_fill_one_cache_and_read_the_same(tmp_path):
     assert [process.wait() for process in processes] == [0, 0]
     first, second = (dict(np.load(to)) for to in outputs)
     counts = [each.pop("counts") for each in (first, second)]
-    assert (sum(counts)[NO_PROBES] == 1).all()
+    assert sum(counts)[:TRAIN].tolist() == [1] * TRAIN
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name])

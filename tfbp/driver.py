@@ -193,7 +193,7 @@ def plan(recipe: types.ModuleType, config: recipes.Config, *, time: bool = False
 def _plan_phase(it: Run, number: int, time: bool) -> planning.PhasePlan:
     phase, size, batch_size, cost = it.phases[number], it.splits.train.size, it.batch_size, None
     frozen = freezing.freeze(it.model, phase.trainable, phase.batch_norm)
-    with FeatureCache(it.cache, it.model, it.splits, it.phases, it.seed) as cache:
+    with FeatureCache(it.cache, it.model, it.splits, it.task, it.phases, it.seed) as cache:
         features = cache.outlook(number, frozen)
     if time:
         frozen = phase_training.compile(it, phase)

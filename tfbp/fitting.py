@@ -22,7 +22,7 @@ def train(it: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
     """
     began = time.perf_counter()
     callbacks = keras.tree.flatten(list(callbacks))
-    with FeatureCache(it.cache, it.model, it.splits, it.phases, it.seed) as cache:
+    with FeatureCache(it.cache, it.model, it.splits, it.task, it.phases, it.seed) as cache:
         if it.directory is None:
             done, metrics = _train_phases(it, None, cache, callbacks, lambda: False)
         else:

@@ -8,11 +8,18 @@ from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples, Splits
 from tfbp.errors import UserError
 from tfbp.modeling import freezing, prefix
+from tfbp.tasks.classification import Classification
 from tfbp.training import feature_cache
 from tfbp.training.feature_cache import FeatureCache, Settings
 from tfbp.training.phase import Phase
 
 layers = keras.layers
+TASK = Classification(("a", "b"))
+
+
+class ByImage(Classification):
+    def measure(self, x, y, outputs):
+        return super().measure(x, y, outputs) | {"mean": keras.ops.mean(x, (1, 2, 3))}
 
 
 def network(channels=32):
@@ -30,12 +37,12 @@ def splits(count=20, transform=None):
     return Splits(examples.augmented(transform), examples.take(np.arange(5)), classes=("a", "b"))
 
 
-def outlook(folder, trainable="head", *, data=None, epochs=9, phases=1, **settings):
+def outlook(folder, trainable="head", *, data=None, epochs=9, phases=1, task=TASK, **settings):
     model = network()
     planned = [Phase(f"{i}", trainable, epochs=epochs, learning_rate=0.1) for i in range(phases)]
     settings = Settings(folder=str(folder), **settings)
     frozen = freezing.freeze(model, trainable)
-    with FeatureCache(settings, model, data or splits(), planned, 0) as cache:
+    with FeatureCache(settings, model, data or splits(), task, planned, 0) as cache:
         return cache.outlook(0, frozen)
 
 
@@ -68,6 +75,7 @@ def test_half_rows_take_half(tmp_path):
         ({"trainable": ".*"}, "no part of the model gives the same in each epoch"),
         ({"epochs": 1, "phases": 2}, "each example is read only once"),
         ({"data": splits(transform=augmentation(flip=True))}, "augmentation makes each epoch's"),
+        ({"task": ByImage(("a", "b"))}, "the task measures what the model is given"),
         ({"trainable": "head|conv_2"}, "reading it would take longer than computing it"),
     ],
 )
@@ -92,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path, caplog):
     assert str(tmp_path) in found.obstacle
     model, data = network(), splits()
     phases = [Phase("head", "head", epochs=9, learning_rate=0.1)]
-    with FeatureCache(Settings(folder=str(tmp_path)), model, data, phases, 0) as cache:
+    with FeatureCache(Settings(folder=str(tmp_path)), model, data, TASK, phases, 0) as cache:
         source = cache.source(0, freezing.freeze(model, "head"))
     assert (source.model, source.train) == (model, data.train)
     assert "Features are not cached." in caplog.text

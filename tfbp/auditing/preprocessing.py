@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfbp.auditing.finding import Finding
 from tfbp.data.examples import Splits
@@ -39,11 +40,10 @@ def findings(
     known = _known([*_models(model), *backbones])
     if splits.train.spec[0].shape.rank != 3 or not known:
         return
-    probe.outputs(model, splits.train)
     x, _ = probe.few(splits.train, _IMAGES)
     for backbone, first in known:
         with _inputs(first) as seen:
-            model(x, training=False)
+            probe.outputs(model, splits.train, _IMAGES)
         # None where the model does not use the backbone.
         if seen and seen[0].ndim == 4 and seen[0].shape[-1] == 3:
             yield from _judge(backbone, x, seen[0])
@@ -78,7 +78,8 @@ def _inputs(layer: keras.layers.Layer) -> Iterator[list[np.ndarray]]:
     call = layer.call
 
     def note(x, *args, **settings):
-        seen.append(np.asarray(keras.ops.cast(x, "float32")))
+        if tf.executing_eagerly():  # Keras may trace the layer, for the shape of its answer.
+            seen.append(np.asarray(keras.ops.cast(x, "float32")))
         return call(x, *args, **settings)
 
     layer.call = note

@@ -89,7 +89,9 @@ def _step(model, task, x, y):
     scale = _FLOAT16_SCALE if half else 1.0
 
     def one(x, y):
-        with tf.GradientTape() as tape:
+        # Keras freezes its variables, not TensorFlow's, which a tape would follow all the way down.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in variables])
             # Each replica gets the whole batch, and Keras divides its mean by their number.
             loss = strategy.num_replicas_in_sync * loss_of(y, model(x, training=True))
             loss += sum(tf.cast(each, loss.dtype) for each in model.losses)

@@ -43,6 +43,8 @@ class Examples:
         columns: for the rows of a table, what the entries of x are called; else None.
         values: for the rows of a table, what the entries of y are called; else None.
         views: of augmented examples, how many views of each there are; 0: one for each epoch.
+        preparation: what makes x of what the hashes are of, without augmentation: equal hashes and
+            preparations, equal x; None: it has no name.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Examples:
         columns: tuple[str, ...] | None = None,
         values: tuple[str, ...] | None = None,
         views: int = 0,
+        preparation: str | None = None,
     ):
         """Describes examples that `read` can fetch.
 
         Args:
             read: graph function from indices (int64 [n]) to (x [n, …], y [n, …]).
-            spec, hashes, targets, characters_per_token, columns, values, views: see the attributes.
+            spec, hashes, targets, characters_per_token: see the attributes.
+            columns, values, views, preparation: see the attributes.
             name: what an error calls the example of an index.
             transform: see `augmented`.
         """
@@ -75,6 +79,7 @@ class Examples:
         self.columns = columns
         self.values = values
         self.views = views
+        self.preparation = preparation
         self._read = read
         self._name = name
         self._transform = transform
@@ -120,6 +125,7 @@ class Examples:
             name=name,
             columns=columns and tuple(columns),
             values=values and tuple(values),
+            preparation="rows",
         )
 
     @property
@@ -211,20 +217,34 @@ class Examples:
         """Returns these examples so that their epochs cycle through `count` augmented views."""
         return self._with(views=count)
 
-    def mapped(self, function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec) -> "Examples":
+    def mapped(
+        self,
+        function: Callable[[tf.Tensor], tf.Tensor],
+        spec: tf.TensorSpec,
+        *,
+        preparation: str | None = None,
+    ) -> "Examples":
         """Returns these examples with x [n, …] passed through a graph function.
 
         Args:
             function: from a batch of x to a batch of x. The hashes stay those of the old x, and
                 `columns` is None.
             spec: of the new x of one example.
+            preparation: names what the function does, with all settings. A cache tells by it
+                whether x is the same; without it, it reads each x to tell.
         """
 
         def read(indices: tf.Tensor) -> Batch:
             x, y = self._read(indices)
             return function(x), y
 
-        return self._with(read=read, spec=(spec, self.spec[1]), columns=None)
+        known = self.preparation and preparation
+        return self._with(
+            read=read,
+            spec=(spec, self.spec[1]),
+            columns=None,
+            preparation=f"{self.preparation}, {preparation}" if known else None,
+        )
 
     def _with(self, **changes: object) -> "Examples":
         current = {
@@ -238,6 +258,7 @@ class Examples:
             "columns": self.columns,
             "values": self.values,
             "views": self.views,
+            "preparation": self.preparation,
         }
         return Examples(**{**current, **changes})
 

@@ -49,7 +49,14 @@ def encoded(
         return x, tf.gather(all_labels, indices)
 
     spec = (x_spec, tf.TensorSpec((), tf.int64))
-    return Examples(read, spec=spec, hashes=hashes, targets=labels, name=name)
+    return Examples(
+        read,
+        spec=spec,
+        hashes=hashes,
+        targets=labels,
+        name=name,
+        preparation=f"decoded to {size} pixels and {channels} channels",
+    )
 
 
 def decode(content: tf.Tensor, size: int, channels: int) -> tf.Tensor:
@@ -166,8 +173,12 @@ def resized(splits: Splits, size: int | None, channels: int) -> Splits:
     height, width = (size, size) if size else (height, width)
     spec = tf.TensorSpec((height, width, channels), tf.float32)
 
+    done = f"resized to {height} × {width} pixels and {channels} channels"
+
     def change(part: Examples | None) -> Examples | None:
-        return part and part.mapped(lambda x: resize(x, height, width, channels), spec)
+        return part and part.mapped(
+            lambda x: resize(x, height, width, channels), spec, preparation=done
+        )
 
     return dataclasses.replace(splits, **{name: change(getattr(splits, name)) for name in PARTS})
 

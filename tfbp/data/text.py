@@ -160,6 +160,7 @@ def windows(
         targets=views[:, 1:] if targets == "all" else views[:, -1],
         name=lambda index: f"{name}, token {index * stride}",
         characters_per_token=len(text) / len(tokens),
+        preparation="tokens",
     )
 
 

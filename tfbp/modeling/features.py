@@ -80,7 +80,7 @@ class Features:
         """
         self._columns = _columns(specs, half)
         self.count, self.row_bytes = count, row_bytes(specs, half=half)
-        folder, name = pathlib.Path(folder), name_of(key, half=half)
+        folder, name = pathlib.Path(folder), f"{key}-half" if half else key
         columns = [[each.spec.shape.as_list(), each.stored.name] for each in self._columns]
         layout = {"name": name, "count": count, "columns": columns}
         with room.opening(folder):
@@ -161,11 +161,6 @@ def row_bytes(specs: Sequence[tf.TensorSpec], *, half: bool = False) -> int:
         tfbp.UserError: a spec has no fixed size.
     """
     return sum(column.size for column in _columns(specs, half))
-
-
-def name_of(key: str, *, half: bool = False) -> str:
-    """Returns the name of a key's folder, as `room.obtainable` takes it."""
-    return f"{key}-half" if half else key
 
 
 def _columns(specs: Sequence[tf.TensorSpec], half: bool) -> list[_Column]:

@@ -280,16 +280,16 @@ def _each_alone(features: keras.Model, flat: Flat, tolerance: float) -> bool:
     random = np.random.default_rng(0)
 
     def drawn(tensor: keras.KerasTensor) -> np.ndarray:
-        shape = 3, *tensor.shape[1:]
+        shape = 2, *tensor.shape[1:]
         dtype = tf.as_dtype(tensor.dtype).as_numpy_dtype
         if not tf.as_dtype(tensor.dtype).is_floating:
             return random.integers(0, 2, shape).astype(dtype)  # what any vocabulary has
-        sizes = np.reshape([255.0, 1.0, 255.0], (3, *[1] * (len(shape) - 1)))
+        sizes = np.reshape([1.0, 255.0], (2, *[1] * (len(shape) - 1)))
         return random.uniform(0, sizes, shape).astype(dtype)
 
     given = keras.tree.map_structure(drawn, flat.inputs)
-    fewer = keras.tree.map_structure(lambda each: each[1:], given)
-    for beside, alone in zip(features(given), features(fewer), strict=True):
+    second = keras.tree.map_structure(lambda each: each[1:], given)
+    for beside, alone in zip(features(given), features(second), strict=True):
         beside, alone = (np.asarray(tf.cast(each, tf.float32)) for each in (beside[1:], alone))
         largest = np.max(np.abs(beside), where=np.isfinite(beside), initial=0)
         if not np.allclose(beside, alone, rtol=0, atol=tolerance * largest, equal_nan=True):

@@ -24,13 +24,13 @@ def exactly(examples: Examples, count: int) -> np.ndarray:
     return examples.read(tf.constant(positions))[0].numpy()
 
 
-def outputs(model: keras.Model, examples: Examples) -> np.ndarray:
-    """Returns what the model answers to a few examples: an array [batch, …].
+def outputs(model: keras.Model, examples: Examples, count: int = 4) -> np.ndarray:
+    """Returns what the model answers to at most `count` examples: an array [batch, …].
 
     Raises:
         tfbp.UserError: the model does not take the examples, or has not one finite output.
     """
-    x, _ = few(examples, 4)
+    x, _ = few(examples, count)
     refusal = _refusal(model, x.shape[1:], x.dtype)
     if refusal:
         _check_size(model, x)

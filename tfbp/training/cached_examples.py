@@ -7,7 +7,6 @@ after view.
 from collections.abc import Callable
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfbp import fingerprint
@@ -15,8 +14,8 @@ from tfbp.data.examples import Batch, Examples
 from tfbp.modeling.features import Features
 from tfbp.modeling.prefix import Prefix
 
-# Examples that tell, in a key, how x is made of what the examples' hashes are of.
-_PROBES = 16
+# Examples that are read at once to tell whether they are the same.
+_BLOCK = 64
 
 
 class CachedExamples(Examples):
@@ -102,14 +101,18 @@ def read_x(examples: Examples, rows: tf.Tensor, seed: int) -> tf.Tensor:
 
 
 def fingerprint_of_x(examples: Examples, seed: int) -> str:
-    """Returns what tells whether x is the same.
+    """Returns what tells whether all x are the same.
 
-    The hashes are of what x was before it was mapped, or resized, and augmented: what this does
-    shows in a few examples.
+    Where they are augmented, or what prepares them has no name, each of them is read.
     """
-    probes = np.unique(np.linspace(0, rows(examples) - 1, _PROBES).astype(np.int64))
-    x = tf.function(lambda chosen: read_x(examples, chosen, seed))(tf.constant(probes))
-    views = [seed, examples.views] if examples.is_augmented else []
-    return fingerprint.of_json(
-        [fingerprint.of_array(examples.hashes), fingerprint.of_array(x), views]
+    hashes = fingerprint.of_array(examples.hashes)
+    if examples.preparation and not examples.is_augmented:
+        return fingerprint.of_json([hashes, examples.preparation])
+    blocks = tf.data.Dataset.range(rows(examples)).batch(_BLOCK)
+    blocks = blocks.map(
+        lambda chosen: read_x(examples, chosen, seed),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
     )
+    found = [fingerprint.of_array(block) for block in blocks.prefetch(tf.data.AUTOTUNE)]
+    return fingerprint.of_json([hashes, found])

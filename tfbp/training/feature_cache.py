@@ -1,11 +1,12 @@
 """What a frozen prefix answers is computed once for each example; the phases learn from that.
 
-with FeatureCache(settings, model, splits, phases, seed) as cache:
+with FeatureCache(settings, model, splits, task, phases, seed) as cache:
     source = cache.source(index, frozen)  # the model is frozen for the phase, its weights are there
     loop.train(source.model, source.train, …)  # as with the model and its examples
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Collection, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+import tfbp
 from tfbp import fingerprint
 from tfbp.data.examples import Examples, Splits
 from tfbp.errors import UserError, mistake
@@ -24,6 +26,7 @@ from tfbp.modeling.features import Features
 from tfbp.modeling.freezing import Frozen
 from tfbp.modeling.prefix import OnFeatures, Prefix
 from tfbp.modeling.rows import Progress
+from tfbp.tasks.task import Task
 from tfbp.training import cached_examples
 from tfbp.training.cached_examples import CachedExamples
 from tfbp.training.phase import Phase
@@ -108,8 +111,8 @@ class FeatureCache:
 
     Args:
         settings: how.
-        model, splits, phases: of the run. Only what trains or validates is cached: test examples
-            are seen once.
+        model, splits, task, phases: of the run. Only what trains or validates is cached: test
+            examples are seen once.
         seed: of the run's augmentation.
     """
 
@@ -118,11 +121,12 @@ class FeatureCache:
         settings: Settings,
         model: keras.Model,
         splits: Splits,
+        task: Task,
         phases: Sequence[Phase],
         seed: int,
     ):
         self._settings = settings
-        self._model, self._phases, self._seed = model, phases, seed
+        self._model, self._task, self._phases, self._seed = model, task, phases, seed
         self._train, self._validation = splits.train, splits.validation
         self._open: dict[str, Features] = {}
         self._described: dict[int, str] = {}
@@ -186,10 +190,9 @@ class FeatureCache:
         size = features.row_bytes(found.specs, half=self._settings.half)
         if obstacle := self._obstacle(index, found):
             return Outlook(found.cut, found.saves, rows, rows * size, obstacle=obstacle)
-        name = features.name_of(self._key(found, self._train), half=self._settings.half)
         limit = self._settings.limit_gb * features.GB
         try:
-            fits = min(rows, room.obtainable(self._settings.path, name, limit) // size)
+            fits = min(rows, room.obtainable(self._settings.path, "planned", limit) // size)
         except UserError as error:
             return Outlook(found.cut, found.saves, rows, rows * size, obstacle=str(error))
         if fits < rows:
@@ -207,6 +210,8 @@ class FeatureCache:
         """Returns why a prefix is not worth caching in a phase; "": it is."""
         if self._train.is_augmented and not self._train.views:
             return "augmentation makes each epoch's images anew; `cached_views=K` keeps K of each"
+        if self._measures_x:
+            return "the task measures what the model is given, which would be features"
         readings, rows = self._phases[index].epochs, cached_examples.rows(self._train)
         if self._train.views:
             readings /= self._train.views
@@ -217,6 +222,14 @@ class FeatureCache:
         if seconds_saved(found, self._settings.half, rows, readings) <= 0:
             return "reading it would take longer than computing it"
         return ""
+
+    @functools.cached_property
+    def _measures_x(self) -> bool:
+        x, y = (tf.TensorSpec((None, *each.shape), each.dtype) for each in self._train.spec)
+        (answer,) = self._model.outputs
+        outputs = tf.TensorSpec(answer.shape, answer.dtype)
+        measure = tf.function(self._task.measure).get_concrete_function(x, y, outputs)
+        return bool(measure.inputs[0].consumers())
 
     def _later(self, index: int, found: Prefix) -> list[Prefix]:
         """Returns the prefixes of later phases that this phase's one contains, and all between."""
@@ -282,7 +295,8 @@ class FeatureCache:
     def _key(self, found: Prefix, examples: Examples) -> str:
         if id(examples) not in self._described:
             self._described[id(examples)] = cached_examples.fingerprint_of_x(examples, self._seed)
-        return fingerprint.of_json([found.fingerprint, self._described[id(examples)]])
+        made = found.fingerprint, self._described[id(examples)]
+        return fingerprint.of_json([tfbp.__version__, tf.__version__, keras.__version__, *made])
 
     def _computing(
         self, found: Prefix, examples: Examples, earlier: tuple[Prefix, Features] | None
