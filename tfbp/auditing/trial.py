@@ -153,6 +153,10 @@ def _values(layer):
 
 def _differ(before, layer) -> bool:
     return not all(
-        np.array_equal(old, new.value.numpy(), equal_nan=True)
-        for old, new in zip(before, layer.weights, strict=True)
+        _equal(old, new.value.numpy()) for old, new in zip(before, layer.weights, strict=True)
     )
+
+
+def _equal(old: np.ndarray, new: np.ndarray) -> bool:
+    # Looking for NaN takes fifty times as long.
+    return np.array_equal(old, new) or np.array_equal(old, new, equal_nan=True)
