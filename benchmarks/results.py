@@ -30,6 +30,7 @@ HERE = pathlib.Path(__file__).parent
 BENCHMARKS = (
     "head_swap",
     "two_phase",
+    "views",
     "growth",
     "small_steps",
     "language_model",

@@ -1,6 +1,8 @@
 """Training on cached features ends as training on the examples does, whatever the phases are."""
 
+import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -18,7 +20,14 @@ from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples, Splits
 from tfbp.modeling import heads, rows
 from tfbp.tasks.classification import Classification
-from tfbp.training import cached_examples, checkpoint, feature_cache, loop, strategy
+from tfbp.training import (
+    cached_examples,
+    checkpoint,
+    feature_cache,
+    interruption,
+    loop,
+    strategy,
+)
 from tfbp.training.feature_cache import Settings
 from tfbp.training.phase import Phase
 from tfbp.training_run import Run
@@ -337,6 +346,27 @@ def test_half_rows_train_nearly_alike(tmp_path, cached):
     assert losses != expected
 
 
+def test_files_are_closed_when_a_run_is_let_go(tmp_path):
+    def files():
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    before = [files() for _ in range(2) if train(tmp_path, three()[:2])][1]
+    train(tmp_path, three()[:2])
+    assert files() == before
+
+
+def test_the_result_says_what_was_cached_or_why_not(tmp_path):
+    phases = [three()[0], Phase("all", ".*", epochs=2, learning_rate=0.01)]
+    run = train(tmp_path, phases)
+    head, every = (phase["features"] for phase in run.result["phases"])
+    assert head["rows"] == TRAIN
+    assert 0 < head["saves"] < 1
+    assert every == {"obstacle": "no part of the model gives the same in each epoch"}
+    run = train(tmp_path, phases[:1], on=False)
+    assert run.result["phases"][0]["features"] == {"obstacle": "the cache is off"}
+
+
 class Stop(Exception):
     pass
 
@@ -379,6 +409,27 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch, c
             train(cache, phases, directory=tmp_path / "run")
     resumed = train(cache, phases, directory=tmp_path / "run")
     assert without_seconds(resumed.history) == without_seconds(whole.history)
+    for ours, theirs in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_request_to_stop_is_met_while_features_are_computed(tmp_path, cached):
+    whole, _ = cached
+    folder, run = tmp_path / "cache", tmp_path / "run"
+
+    @contextlib.contextmanager
+    def asked():
+        yield lambda: True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interruption, "deferred", asked)
+        with pytest.raises(interruption.Interrupted):
+            train(folder, three(), directory=run)
+    place, _ = checkpoint.Checkpoints(run / "checkpoints").newest()
+    assert (place.phase, place.step) == (0, 0)
+    filled = [(np.fromfile(path, "<u8") != 0).tolist() for path in folder.glob(f"*/{rows.MARKS}")]
+    assert [True, False] in filled  # the first block of 64 rows, and no more
+    resumed = train(folder, three(), directory=run)
     for ours, theirs in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -80,7 +80,10 @@ def refusal(
     if code in _DISK:
         reason = _DISK[code]
     elif not place.parent.is_dir():
-        reason = f"there is no folder `{place.parent}`"
+        is_one = place.parent.exists()
+        reason = (
+            f"`{place.parent}` is no folder" if is_one else f"there is no folder `{place.parent}`"
+        )
     else:
         reason = f"{os.strerror(code)} ({error.filename})"
     size = f" It needs {needed:,} bytes." if needed and code in (errno.EDQUOT, errno.EFBIG) else ""

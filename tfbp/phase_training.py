@@ -147,6 +147,7 @@ def train(
         "seconds": round(time.perf_counter() - began, 3),
         "proof": proved,
         "proof_seconds": round(proof.seconds, 3),
+        "features": source.features,
     }
     if stopping:
         record["stopped_epoch"] = stopping.epochs if stopping.stopped else None

@@ -39,7 +39,9 @@ def test_every_benchmark_has_its_section_and_gets_the_flags_that_it_knows(
         assert f"`python benchmarks/{name}.py" in text
         assert f"```\nfigures of {name}\n```" in text
         assert "--turns=5" in lines[name]
-        assert ("--data=folder:x" in lines[name]) == (name in ("head_swap", "two_phase", "input"))
+        assert ("--data=folder:x" in lines[name]) == (
+            name in ("head_swap", "two_phase", "views", "input")
+        )
     assert results.processor() in text
     assert "PyTorch not installed" in text
 

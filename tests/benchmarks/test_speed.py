@@ -98,6 +98,17 @@ def test_the_floor_of_the_language_model_counts_every_product_once(script, monke
     assert benchmark._floor(settings)[benchmark.RATE] == rows / (3 * rows * kernels)
 
 
+def test_cached_views_are_compared_with_as_many_epochs_of_fresh_ones(script):
+    views = script("views")
+    settings = views.Settings(turns=1, images=100, held_out=10, epochs=2, views=1)
+    images = script("vgg").load(settings)
+    outcomes = views.measure(settings, images)
+    assert list(outcomes) == ["fresh views", "1 cached views", "not augmented"]
+    accuracy, faster = views.goals(settings, outcomes, images)
+    assert accuracy.most > 0
+    assert faster.value > 0
+
+
 def test_images_are_drawn_from_both_parts_and_a_pass_is_the_models_own(script):
     vgg = script("vgg")
     images = vgg.load(vgg.Settings(images=30, held_out=20))

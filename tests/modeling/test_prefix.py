@@ -337,6 +337,23 @@ def test_what_is_no_row_of_an_example_is_made_again_by_the_rest():
     assert shapes(prefix) == [(5,)]
 
 
+def test_what_reads_from_the_rest_belongs_to_it():
+    tokens = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(7, 4, mask_zero=True, name="embedding")(tokens)
+    both = [layers.LSTM(5, name="frozen")(x), layers.LSTM(4, name="head_lstm")(x)]
+    model = classified(tokens, layers.Concatenate()(both))
+    assert find(model, freezing.freeze(model, "head.*")) is None
+
+    rows = keras.Input((5,))
+    x = layers.Dense(5, "tanh", name="first")(rows)
+    positions = Positions(name="positions")(x)
+    frozen = layers.Dense(5, "tanh", name="second")(layers.Add()([x, positions]))
+    learns = layers.Add()([layers.Dense(5, "tanh", name="head_dense")(x), positions])
+    model = classified(rows, layers.Concatenate()([frozen, learns]))
+    prefix = assert_trains_alike(model, "head.*", ROWS)
+    assert prefix.layers == ("first",)
+
+
 class Sparse(layers.Layer):
     def call(self, x):
         return tf.sparse.from_dense(x)

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -141,7 +142,9 @@ class Features:
             indices: integers [n], from 0 to `filled - 1`; others are an error.
         """
         indices = tf.cast(indices, tf.int64)
-        rows = tf.numpy_function(self._rows.read, [indices], tf.uint8, stateful=False)
+        # TensorFlow keeps the function for ever, and would keep the files open with it.
+        reader = weakref.WeakMethod(self._rows.read)
+        rows = tf.numpy_function(lambda i: reader()(i), [indices], tf.uint8, stateful=False)
         rows = tf.ensure_shape(rows, (indices.shape[0], self.row_bytes))
         cells = tf.split(rows, [column.size for column in self._columns], axis=1)
         return [_from_stored(*each) for each in zip(cells, self._columns, strict=True)]

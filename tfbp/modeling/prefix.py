@@ -210,11 +210,11 @@ def _sized(flat: Flat) -> bool:
 def _cut(flat: Flat, traced: Trace) -> tuple[list[Call], list[Edge]]:
     """Returns the calls of the rest, and the edges that it reads from before."""
     maker = {edge: call for call in flat.calls for edge in call.outputs}
-    after: set[Call] = set()
-    for call in flat.calls:
-        if call not in traced.steady or any(maker.get(edge) in after for edge in call.inputs):
-            after.add(call)
+    after = {call for call in flat.calls if call not in traced.steady}
     while True:
+        for call in flat.calls:
+            if any(maker.get(edge) in after for edge in call.inputs):
+                after.add(call)
         rest = [call for call in flat.calls if call in after]
         read = [edge for call in rest for edge in call.inputs] + list(flat.outputs)
         cut = [edge for edge in dict.fromkeys(read) if maker.get(edge) not in after]

@@ -78,11 +78,13 @@ class Source:
     Attributes:
         model: takes their x; all else of it is the whole model's.
         train, validation: the examples.
+        features: "cut", "saves" and "rows" as of an `Outlook`; or "obstacle".
     """
 
     model: keras.Model | OnFeatures
     train: Examples
     validation: Examples | None
+    features: dict[str, object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ class FeatureCache:
         self._train, self._validation = splits.train, splits.validation
         self._open: dict[str, Features] = {}
         self._described: dict[int, str] = {}
-        self._found: dict[int, Prefix] = {}  # of later phases, as they will be then
+        self._found: dict[int, tuple[Prefix, str]] = {}  # of later phases, as they will be then
 
     def __enter__(self) -> Self:
         return self
@@ -155,11 +157,9 @@ class FeatureCache:
                 the phase begins with.
             progress: from the name of a split to what is told how many features are there.
         """
-        whole = Source(self._model, self._train, self._validation)
-        found = self._found.pop(index, None) or self._find(index, frozen)
-        if found is None:
-            self._keep(())
-            return whole
+        found, obstacle = self._found.pop(index, None) or self._find(index, frozen)
+        if obstacle:
+            return self._whole(obstacle)
         chain = [found, *self._later(index, found)]
         parts = [part for part in (self._train, self._validation) if part]
         self._keep({self._key(each, part) for each in chain for part in parts})
@@ -172,23 +172,25 @@ class FeatureCache:
             )
         except UserError as error:
             logging.warning("Features are not cached. %s", error)
-            self._keep(())
-            return whole
+            return self._whole(str(error))
         if not train.filled:
-            return whole
-        return Source(found.training_model(self._model), train, validation)
+            return self._whole("there is no room")
+        made = {"cut": list(found.cut), "saves": found.saves, "rows": train.filled}
+        return Source(found.training_model(self._model), train, validation, made)
+
+    def _whole(self, obstacle: str) -> Source:
+        self._keep(())
+        return Source(self._model, self._train, self._validation, {"obstacle": obstacle})
 
     def outlook(self, index: int, frozen: Frozen) -> Outlook:
         """Returns what `source` would do for a phase. Nothing is computed or written."""
-        if not self._settings.on:
-            return Outlook(obstacle="the cache is off")
-        found = prefix.find(self._model, frozen)
+        found, obstacle = self._find(index, frozen)
         if found is None:
-            return Outlook(obstacle="no part of the model gives the same in each epoch")
+            return Outlook(obstacle=obstacle)
         parts = [part for part in (self._train, self._validation) if part]
         rows = sum(map(cached_examples.rows, parts))
         size = features.row_bytes(found.specs, half=self._settings.half)
-        if obstacle := self._obstacle(index, found):
+        if obstacle:
             return Outlook(found.cut, found.saves, rows, rows * size, obstacle=obstacle)
         limit = self._settings.limit_gb * features.GB
         try:
@@ -199,12 +201,14 @@ class FeatureCache:
             obstacle = f"only {fits:,} fit, the others are computed each time"
         return Outlook(found.cut, found.saves, rows, rows * size, fits > 0, obstacle)
 
-    def _find(self, index: int, frozen: Frozen) -> Prefix | None:
-        """Returns the prefix of a phase, if it is to be cached."""
-        if not self._settings.on or (self._train.is_augmented and not self._train.views):
-            return None
+    def _find(self, index: int, frozen: Frozen) -> tuple[Prefix | None, str]:
+        """Returns the prefix of a phase, and why it is not to be cached; "": it is."""
+        if not self._settings.on:
+            return None, "the cache is off"
         found = prefix.find(self._model, frozen)
-        return None if found is None or self._obstacle(index, found) else found
+        if found is None:
+            return None, "no part of the model gives the same in each epoch"
+        return found, self._obstacle(index, found)
 
     def _obstacle(self, index: int, found: Prefix) -> str:
         """Returns why a prefix is not worth caching in a phase; "": it is."""
@@ -235,12 +239,14 @@ class FeatureCache:
         """Returns the prefixes of later phases that this phase's one contains, and all between."""
         later, between = [], [found]
         for number in range(index + 1, len(self._phases)):
-            other = self._found.pop(number, None) or self._find(number, self._freeze(number))
-            if other is None:
+            other, obstacle = self._found.pop(number, None) or self._find(
+                number, self._freeze(number)
+            )
+            if obstacle:
                 break
             if all(each.contains(other) for each in between):
                 later.append(other)
-                self._found[number] = other
+                self._found[number] = other, ""
             between.append(other)
         self._freeze(index)
         return later
