@@ -165,8 +165,8 @@ def main() -> None:
                 while sum(counts.values()) < wanted:
                     moment = next(moments)
                     # A run that goes on is shorter.
-                    latest = life / 2 if moment == "at random" else 2
-                    if not job.kill(moment, random.uniform(0, latest)):
+                    latest = {"at random": life / 2, "in a checkpoint": 0.3, "in the export": 2}
+                    if not job.kill(moment, random.uniform(0, latest[moment])):
                         break  # it has come to its end
                     counts[moment] += 1
                 else:

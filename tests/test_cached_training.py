@@ -353,7 +353,7 @@ def test_files_are_closed_when_a_run_is_let_go(tmp_path):
 
     before = [files() for _ in range(2) if train(tmp_path, three()[:2])][1]
     train(tmp_path, three()[:2])
-    assert files() == before
+    assert files() <= before
 
 
 def test_the_result_says_what_was_cached_or_why_not(tmp_path):

@@ -180,6 +180,14 @@ def test_what_is_cut_off_anywhere_is_whole_or_refused(name, part):
     np.testing.assert_array_equal(image, examine(content))
 
 
+@pytest.mark.parametrize(
+    "content", [b"\x89PNG\r\n\x1a\n", b"\x89PNG\r\n\x1a\n\xff\xfe", b"BM\xff\xfe"]
+)
+def test_a_header_that_is_cut_short_is_refused_in_words(content):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="neither JPEG, PNG, GIF nor BMP"):
+        examine(content)
+
+
 def png_header(width, height):
     """Returns a PNG that says how large it is, and no more."""
     fields = width.to_bytes(4, "big") + height.to_bytes(4, "big")

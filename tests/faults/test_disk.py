@@ -281,7 +281,7 @@ def test_a_folder_that_vanishes_while_it_is_written_in(tmp_path):
 
 def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "file").write_text("mine")
-    error = pytest.raises(UserError, match="/run` cannot be written: there is no folder")
+    error = pytest.raises(UserError, match="/file` is no folder")
     with error, storage.publish(tmp_path / "file" / "run"):
         pass
     (tmp_path / "folder").mkdir()

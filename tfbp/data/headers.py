@@ -9,6 +9,9 @@ import tensorflow as tf
 # How a file of each format begins.
 JPEG, PNG, GIF, BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
 
+# Bytes of the shortest headers that are read here. No image is as short.
+_LEAST = 26
+
 # Extensions of a GIF before its first frame; encoders write up to about five.
 _EXTENSIONS = 64
 
@@ -26,6 +29,9 @@ def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tf.errors.InvalidArgumentError: another format, or a header that is broken; when it runs.
     """
     known = tf.reduce_any([_starts(content, mark) for mark in (JPEG, PNG, GIF, BMP)])
+    # Reading behind the end would be refused with the bytes of the file in the message, which
+    # Python cannot decode.
+    known &= tf.strings.length(content) >= _LEAST
     with tf.control_dependencies([tf.Assert(known, ["neither JPEG, PNG, GIF nor BMP"])]):
         content = tf.identity(content)
     return tf.case(

@@ -36,6 +36,7 @@ from tfbp.training.phase import Phase
 MULTIPLY_ADDS_PER_SECOND = 6e10
 BYTES_PER_SECOND = 1e9
 SECONDS_TO_OPEN = 0.5
+_CHANGES = "augmentation makes each epoch's images anew; `cached_views=K` keeps K of each"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +158,8 @@ class FeatureCache:
                 the phase begins with.
             progress: from the name of a split to what is told how many features are there.
         """
+        if self._settings.on and self._changes:  # Whatever the model is.
+            return self._whole(_CHANGES)
         found, obstacle = self._found.pop(index, None) or self._find(index, frozen)
         if obstacle:
             return self._whole(obstacle)
@@ -212,8 +215,8 @@ class FeatureCache:
 
     def _obstacle(self, index: int, found: Prefix) -> str:
         """Returns why a prefix is not worth caching in a phase; "": it is."""
-        if self._train.is_augmented and not self._train.views:
-            return "augmentation makes each epoch's images anew; `cached_views=K` keeps K of each"
+        if self._changes:
+            return _CHANGES
         if self._measures_x:
             return "the task measures what the model is given, which would be features"
         readings, rows = self._phases[index].epochs, cached_examples.rows(self._train)
@@ -226,6 +229,10 @@ class FeatureCache:
         if seconds_saved(found, self._settings.half, rows, readings) <= 0:
             return "reading it would take longer than computing it"
         return ""
+
+    @property
+    def _changes(self) -> bool:
+        return self._train.is_augmented and not self._train.views
 
     @functools.cached_property
     def _measures_x(self) -> bool:
