@@ -33,11 +33,9 @@ def main() -> None:
     settings = turns.settings(Settings, __doc__)
     images = vgg.load(settings)
     outcomes = measure(settings, images)
-    print(
-        f"VGG16, 32 × 32, {settings.images:,} images ({vgg.shown(settings.data)}), "
-        f"weights {vgg.shown(settings.weights)}, batch {settings.batch_size}, "
-        f"{settings.epochs} epochs of the head, {settings.epochs} of block 5 and the head\n"
-    )
+    epochs = settings.epochs
+    trained = f"{epochs} epochs of the head, {epochs} of block 5 and the head"
+    print(vgg.about(settings, trained))
     print(turns.report(outcomes, goals(outcomes, images)))
 
 

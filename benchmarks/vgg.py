@@ -75,6 +75,14 @@ def shown(spec: str) -> str:
     return f"{name}{colon}{pathlib.Path(path).name}"
 
 
+def about(settings: Settings, trained: str) -> str:
+    """Returns a line that says what all sides of a benchmark train."""
+    return (
+        f"VGG16, 32 × 32, {settings.images:,} images ({shown(settings.data)}), "
+        f"weights {shown(settings.weights)}, batch {settings.batch_size}, {trained}\n"
+    )
+
+
 def _draw(examples: Examples | None, count: int) -> tuple[np.ndarray, np.ndarray]:
     size = examples.size if examples else 0
     if size < count:

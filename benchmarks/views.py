@@ -34,11 +34,7 @@ def main() -> None:
     settings = turns.settings(Settings, __doc__)
     images = vgg.load(settings)
     outcomes = measure(settings, images)
-    print(
-        f"VGG16, 32 × 32, {settings.images:,} images ({vgg.shown(settings.data)}), "
-        f"weights {vgg.shown(settings.weights)}, batch {settings.batch_size}, "
-        f"{settings.epochs} epochs of the head\n"
-    )
+    print(vgg.about(settings, f"{settings.epochs} epochs of the head"))
     print(turns.report(outcomes, goals(settings, outcomes, images)))
 
 
