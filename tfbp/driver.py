@@ -24,7 +24,7 @@ from tfbp.errors import mistake
 from tfbp.exporting import versions
 from tfbp.modeling import adapters, freezing, graph
 from tfbp.tasks.task import Task
-from tfbp.training import checkpoint, feature_cache
+from tfbp.training import checkpoint, feature_cache, workers
 from tfbp.training import plan as planning
 from tfbp.training import strategy as strategies
 from tfbp.training.feature_cache import FeatureCache
@@ -94,33 +94,33 @@ def fit(
     phases = (phases,) if isinstance(phases, Phase) else tuple(phases)
     settings = batch_size, seed, strategy, gradients, checkpoint_seconds, on_nan
     caching = feature_cache.Settings(cache, cache_dir or "", cache_gb, cached_views, cache_half)
-    it = Run(model, splits, task, phases, *settings, caching)
-    directory = contextlib.nullcontext()
-    if workdir is not None:
-        weights = task.class_weights_for(splits.train)
-        asked = _identity(it) | {
-            "batch_size": batch_size,
-            "phases": [dataclasses.asdict(phase) for phase in phases],
-            "seed": seed,
-            "task": type(task).__name__,
-            "loss": task.loss().get_config(),
-            "class_weights": None if weights is None else weights.tolist(),
-            "on_nan": on_nan,
-            "cache": [cache, cached_views, cache_half],
-        }
-        if not restart:
-            run_directory.check(workdir, asked)
-            if run_directory.ended(workdir):
-                return _read(it, workdir)
-        _check_writable(it, workdir)
-        directory = run_directory.claim(workdir, asked, _source(), restart=restart)
-    accepted = _audit(it, allow, backbone)
-    with directory as it.directory:
-        fitting.train(it, callbacks)
-        it.result["accepted"] = accepted
+    with workers.of(strategy).watched():
+        it = Run(model, splits, task, phases, *settings, caching)
+        asked, source = {}, _source()
+        if workdir is not None or it.workers.count > 1:
+            weights = task.class_weights_for(splits.train)
+            asked = _identity(it) | {
+                "batch_size": batch_size,
+                "phases": [dataclasses.asdict(phase) for phase in phases],
+                "seed": seed,
+                "task": type(task).__name__,
+                "loss": task.loss().get_config(),
+                "class_weights": None if weights is None else weights.tolist(),
+                "on_nan": on_nan,
+                "cache": [cache, cached_views, cache_half],
+            }
+        _check_alike(it, asked | {"source": source, "workdir": workdir is not None})
+        if workdir is not None and not restart and _ended(it, workdir, asked):
+            return _read(it, workdir)
         if workdir is not None:
-            _finish(it)
-    return it
+            _check_writable(it, workdir)
+        accepted = _audit(it, allow, backbone)
+        with _claimed(it, workdir, asked, source, restart) as it.directory:
+            fitting.train(it, callbacks)
+            it.result["accepted"] = accepted
+            if workdir is not None:
+                it.workers.on_chief(lambda: _finish(it))
+        return it
 
 
 def run(recipe: types.ModuleType, config: recipes.Config) -> Run:
@@ -131,33 +131,47 @@ def run(recipe: types.ModuleType, config: recipes.Config) -> Run:
 
     Raises: what `fit` and `Run.export` raise.
     """
+    strategy = strategies.resolve(config.strategy)
+    with workers.of(strategy).watched():
+        return _run(recipe, config, strategy)
+
+
+def _run(recipe: types.ModuleType, config: recipes.Config, strategy: tf.distribute.Strategy) -> Run:
     name = recipes.name_of(recipe)
     exports = pathlib.Path(config.export_dir) / name
-    versions.check_writable(exports)
-    it = _build(recipe, config)
-    asked = _identity(it) | _asked(recipe, config)
-    directory, restart = config.workdir, config.restart
-    if not directory:  # A new run has a number of its own: none is in its way.
-        folder = f"runs/{name}"
-        find = run_directory.next_or_unfinished
-        directory = run_directory.next_number(folder) if restart else find(folder, asked)
-    if not restart:
-        run_directory.check(directory, asked)
-        if run_directory.ended(directory):
-            logging.info("%s has ended already: nothing to do.", directory)
-            return _read(it, directory)
+    source = _source(pathlib.Path(recipe.__file__))
+    # Before there is a model: workers of other shapes would wait for each other.
+    its, asked = workers.of(strategy), _asked(recipe, config)
+    its.check_alike(asked | {"source": source})
+    its.on_chief(lambda: versions.check_writable(exports))
+    it = _build(recipe, config, strategy)
+    asked |= _identity(it)
+    _check_alike(it, asked)
+    restart = config.restart
+    directory = its.on_chief(lambda: str(_directory(name, config, asked)))
+    if not restart and _ended(it, directory, asked):
+        logging.info("%s has ended already: nothing to do.", directory)
+        return _read(it, directory)
     _check_writable(it, directory, exports)
     accepted = _audit(it, config.allow)
-    source = _source(pathlib.Path(recipe.__file__))
-    with run_directory.claim(directory, asked, source, restart=restart) as it.directory:
+    with _claimed(it, directory, asked, source, restart) as it.directory:
         flags = recipes.flags_text(dataclasses.replace(config, restart=False))
-        storage.write_text(it.directory / run_directory.FLAGS, flags)
+        its.on_chief(lambda: storage.write_text(it.directory / run_directory.FLAGS, flags))
         fitting.train(it, ())
-        storage.sweep(exports)
+        its.on_chief(lambda: storage.sweep(exports))
         it.result = {"recipe": name, "flags": asked["config"]} | it.result | {"accepted": accepted}
         it.export(str(exports), keep_versions=config.keep_versions)
-        _finish(it)
+        its.on_chief(lambda: _finish(it))
     return it
+
+
+def _directory(name: str, config: recipes.Config, asked: dict) -> str | os.PathLike:
+    """Returns the run's directory: what the config says, or one of its own by a number."""
+    if config.workdir:
+        return config.workdir
+    if config.restart:  # none is in its way
+        return run_directory.next_number(f"runs/{name}")
+    return run_directory.next_or_unfinished(f"runs/{name}", asked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +198,7 @@ def plan(recipe: types.ModuleType, config: recipes.Config, *, time: bool = False
         tfbp.UserError: recipe, examples and phases do not fit together; with `time`, also where
             the loss is no number at the start.
     """
-    it = _build(recipe, config)
+    it = _build(recipe, config, strategies.resolve(config.strategy, alone=True))
     found = audit.audit(it.model, it.splits, it.task, it.phases, allow=config.allow)
     numbers = range(len(it.phases))
     return Plan(tuple(_plan_phase(it, number, time) for number in numbers), tuple(found))
@@ -222,7 +236,8 @@ def open_run(directory: str, recipes_folder: str) -> Run:
     if "recipe" not in asked:
         raise mistake("run", "must be the directory of a recipe's run", directory)
     recipe = recipes.load(asked["recipe"], recipes_folder)
-    it = _build(recipe, recipes.from_settings(recipe.Config, asked["config"]))
+    config = recipes.from_settings(recipe.Config, asked["config"])
+    it = _build(recipe, config, strategies.resolve(config.strategy, alone=True))
     if asked["examples"] != _examples(it.splits):
         # Its test examples may be others now, and among them some that it was trained on.
         rule = "must be a run whose data is what it was trained on; its examples have changed since"
@@ -245,6 +260,37 @@ def _identity(it: Run) -> dict:
     }
 
 
+def _check_alike(it: Run, asked: dict) -> None:
+    """Refuses workers whose runs differ, or begin with other weights."""
+    if it.workers.count > 1:
+        weights = [fingerprint.of_array(variable) for variable in it.model.weights]
+        it.workers.check_alike(asked | {"weights": fingerprint.of_json(weights)})
+
+
+def _ended(it: Run, directory: str | os.PathLike, asked: dict) -> bool:
+    """Tells whether a directory holds this run, and it has ended; refuses one of another run."""
+
+    def look() -> bool:
+        run_directory.check(directory, asked)
+        return run_directory.ended(directory)
+
+    return it.workers.on_chief(look)
+
+
+@contextlib.contextmanager
+def _claimed(
+    it: Run, directory: str | os.PathLike | None, asked: dict, source: dict, restart: bool
+) -> Iterator[pathlib.Path | None]:
+    """Within it the directory, if there is one, is this run's; the chief claims it for all."""
+    if directory is None:
+        yield None
+        return
+    claim = run_directory.claim(directory, asked, source, restart=restart)
+    with contextlib.ExitStack() as stack:
+        it.workers.on_chief(lambda: str(stack.enter_context(claim)))
+        yield pathlib.Path(directory)
+
+
 def _asked(recipe: types.ModuleType, config: recipes.Config) -> dict:
     """Returns what makes a run of a recipe the same run: not where and how often it is saved, what
     its audit may find, what is logged or where features are kept.
@@ -265,10 +311,12 @@ def _source(*files: pathlib.Path) -> dict[str, str]:
     return {"code": code[:12], "python": platform.python_version(), **versions}
 
 
-def _build(recipe: types.ModuleType, config: recipes.Config) -> Run:
-    strategy = strategies.resolve(config.strategy)
+def _build(
+    recipe: types.ModuleType, config: recipes.Config, strategy: tf.distribute.Strategy
+) -> Run:
     keras.utils.set_random_seed(config.seed)
     splits = recipe.data(config)
+    workers.of(strategy).check_alike({"examples": _examples(splits)})
     task = recipe.task(config, splits)
     with strategy.scope(), _precision(config.precision):
         model = recipe.model(config, splits)
@@ -311,10 +359,14 @@ def _check_writable(
         freezing.freeze(it.model, phase.trainable, phase.batch_norm).parameters
         for phase in it.phases
     )
-    # A whole checkpoint for each phase and the model; three others, with two slots and the best.
-    storage.require_space(directory, whole * (len(it.phases) + 2) + 3 * 4 * 4 * learning)
-    if exports:
-        storage.require_space(exports, 2 * whole)
+
+    def look() -> None:
+        # A whole one for each phase and the model; three others, with two slots and the best.
+        storage.require_space(directory, whole * (len(it.phases) + 2) + 3 * 4 * 4 * learning)
+        if exports:
+            storage.require_space(exports, 2 * whole)
+
+    it.workers.on_chief(look)
 
 
 def _finish(it: Run) -> None:
@@ -330,9 +382,15 @@ def _finish(it: Run) -> None:
 
 def _read(it: Run, directory: str | os.PathLike) -> Run:
     """Gives `it` the weights, the history and the result of a directory that is whole."""
-    storage.verify(directory, run_directory.FILES)
     it.directory = pathlib.Path(directory)
-    it.model.load_weights(it.directory / run_directory.MODEL)
-    it.result = run_directory.read(it.directory, run_directory.RESULT)
-    it.history = run_directory.history(it.directory)
+
+    def look() -> dict:
+        storage.verify(directory, run_directory.FILES)
+        it.model.load_weights(it.directory / run_directory.MODEL)
+        result = run_directory.read(it.directory, run_directory.RESULT)
+        return {"result": result, "history": run_directory.history(it.directory)}
+
+    found = it.workers.on_chief(look)
+    it.workers.share(it.model.weights)
+    it.result, it.history = found["result"], found["history"]
     return it

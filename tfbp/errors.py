@@ -12,6 +12,10 @@ class CheckFailed(RuntimeError):
     """What was trained or exported is not what it must be: a proof or a comparison failed."""
 
 
+class WorkerLost(RuntimeError):
+    """A worker does not answer any more; started again, the run goes on from a checkpoint."""
+
+
 def mistake(argument: str, rule: str, received: object, known: Iterable[str] = ()) -> UserError:
     """Returns the error for an argument that breaks a rule.
 

@@ -27,7 +27,8 @@ def train(it: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
             done, metrics = _train_phases(it, None, cache, callbacks, lambda: False)
         else:
             callback_state.warn_of_unknown(callbacks)
-            saving = Checkpoints(it.directory / run_directory.CHECKPOINTS, it.checkpoint_seconds)
+            folder = it.directory / run_directory.CHECKPOINTS
+            saving = Checkpoints(folder, it.checkpoint_seconds, it.strategy)
             with interruption.deferred() as asked, saving as saved:
                 done, metrics = _train_phases(it, saved, cache, callbacks, asked)
     # The model goes back to its owner as plain Keras compiles it: it saves and loads without tfbp.
@@ -74,11 +75,11 @@ def _train_phases(
             it, place, state, checkpoints, cache, callbacks, asked
         )
         state = None
-        if asked():
+        if it.workers.any(asked())[0]:
             phase_training.interrupt(it, checkpoints)
     if state is not None:  # Stopped after the last phase: the weights are the checkpoint's.
         frozen = phase_training.compile(it, it.phases[-1])
-        checkpoint.restore(it.model, place, state)
+        checkpoint.restore(it.model, place, state, it.strategy)
         last = len(it.phases) - 1
         source, measure = phase_training.learn_from(it, last, frozen, cache, checkpoints, asked)
     return place.phases, _metrics(it, source, measure)

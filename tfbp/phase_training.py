@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tfbp import run_directory
+from tfbp import fingerprint, run_directory
 from tfbp.modeling import freezing
 from tfbp.reporting.gradients import GradientFlow
 from tfbp.reporting.history import History, Rows
@@ -59,7 +59,7 @@ def train(
     began = time.perf_counter()
     frozen = compile(it, phase)
     if state is not None:
-        checkpoint.restore(it.model, place, state)
+        checkpoint.restore(it.model, place, state, it.strategy)
     proof = proving.Proof(frozen, place.before)
     place = dataclasses.replace(place, before=proof.before)
     stopping = None
@@ -80,15 +80,17 @@ def train(
         """Undoes what callbacks did at a beginning that was none."""
         if state is None or not place.step:
             return
-        checkpoint.restore(it.model, place, state)
+        checkpoint.restore(it.model, place, state, it.strategy)
         recall()
         if flow and place.gradients:
             flow.set_state(place.gradients)
         it.model.stop_training = place.stopped
 
     def save_if_due(step: int) -> None:
-        stop = checkpoints is not None and asked()
-        if not stop and not (checkpoints and checkpoints.due()):
+        if not checkpoints:
+            return
+        stop, due = it.workers.any(asked(), checkpoints.due())
+        if not stop and not due:
             return
         remembered, arrays = callback_state.take(callbacks, fixed)
         here = dataclasses.replace(
@@ -137,6 +139,7 @@ def train(
         stopping.restore()
     _check_finite(phase, frozen)
     proved = proof.check()
+    _check_equal(it, phase, proof.after)
     record = {
         "name": phase.name,
         "trained": list(frozen.trainable),
@@ -181,19 +184,23 @@ def learn_from(
     """
 
     def progress(split: str) -> Callable[[int, int], None]:
-        shown = Count(f"features of {split}")
+        shown = Count(f"features of {split}") if it.workers.is_chief else None
 
         def told(done: int, total: int) -> None:
-            shown(done, total)
+            if shown:
+                shown(done, total)
             if checkpoints and asked():
                 interrupt(it, checkpoints)
 
         return told
 
     source = cache.source(index, frozen, progress)
-    if source.model is it.model:
-        return source, it.measure
-    return source, loop.Measure(source.model, it.task, it.strategy)
+    (whole,) = it.workers.any(source.model is it.model)
+    if not whole:
+        return source, loop.Measure(source.model, it.task, it.strategy)
+    if source.model is not it.model:  # Workers that train other graphs would wait for each other.
+        source = cache.whole("there is no room at another worker")
+    return source, it.measure
 
 
 def _acts_on_batches(callback: keras.callbacks.Callback) -> bool:
@@ -220,6 +227,17 @@ def _check_finite(phase: Phase, frozen: freezing.Frozen) -> None:
         raise loop.Diverged(
             f"After the last update of phase {phase.name!r} these are not finite: "
             f"{', '.join(spoiled)}. Lower the learning rate, or set `clip_norm`."
+        )
+
+
+def _check_equal(it: Run, phase: Phase, after: proving.Fingerprints) -> None:
+    """Refuses weights that are not the same on all workers."""
+    found = it.workers.gather(fingerprint.of_json(after).encode())
+    if len(set(found)) > 1:
+        wrong = [str(worker) for worker, each in enumerate(found) if each != found[0]]
+        raise proving.ProofFailed(
+            f"After phase {phase.name!r} workers have other weights than worker 0: "
+            f"{', '.join(wrong)}."
         )
 
 
@@ -253,16 +271,18 @@ def _callbacks(
     own = [Rows(phase.name, it.history)]
     if flow:
         own.append(flow)
-    if it.directory:
+    if it.directory and it.workers.is_chief:
         own.append(History(it.directory / run_directory.HISTORY, it.history))
         own.append(TensorBoard(it.directory / run_directory.TENSORBOARD / phase.name))
-    own.append(Progress(phase.name, index + 1, len(it.phases), phase.epochs, steps))
+    if it.workers.is_chief:
+        own.append(Progress(phase.name, index + 1, len(it.phases), phase.epochs, steps))
     return keras.callbacks.CallbackList(
         [*own, *callbacks], model=it.model, epochs=phase.epochs, steps=steps, verbose=0
     )
 
 
 def _gradient_flow(it: Run, phase: Phase) -> GradientFlow:
+    logs = it.directory and it.workers.is_chief
     return GradientFlow(
         phase,
         it.gradients,
@@ -276,7 +296,7 @@ def _gradient_flow(it: Run, phase: Phase) -> GradientFlow:
         loss=it.task.loss(),
         strategy=it.strategy,
         rows=it.history,
-        folder=it.directory and it.directory / run_directory.TENSORBOARD / phase.name,
+        folder=it.directory / run_directory.TENSORBOARD / phase.name if logs else None,
     )
 
 

@@ -27,6 +27,7 @@ from tfbp.errors import UserError, mistake
 if TYPE_CHECKING:
     from tfbp.training.phase import Phase
 
+STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Settings of a phase, by the names of its fields.
 PHASE_SETTINGS = ("accumulate", "warm_up", "weight_decay", "ema", "early_stopping")
@@ -69,7 +70,7 @@ class Config:
     keep_versions: int = field(0, "newest versions that stay there; 0: all", low=0)
     seed: int = field(0, "seed of the split, the start, the order and the augmentation", low=0)
     batch_size: int = field(32, "examples per global batch", low=1)
-    strategy: str = field("auto", "devices to train on", choices=("auto", "one", "mirrored"))
+    strategy: str = field("auto", "devices to train on", choices=STRATEGIES)
     precision: str = field("float32", "of the model's arithmetic", choices=PRECISIONS)
     accumulate: int = field(1, "batches whose gradients make one update", low=1)
     warm_up: float = field(0.0, "part of a phase in which its rate rises from 0", low=0, high=1)

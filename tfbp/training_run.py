@@ -16,7 +16,7 @@ from tfbp.errors import mistake
 from tfbp.exporting import versions
 from tfbp.modeling import freezing
 from tfbp.tasks.task import Task
-from tfbp.training import feature_cache, loop, optimizer
+from tfbp.training import feature_cache, loop, optimizer, workers
 from tfbp.training.phase import Phase
 
 ON_NAN = ("stop", "skip")
@@ -34,6 +34,7 @@ class Run:
         on_nan: "stop" at a loss that is not finite, or "skip" such updates, see `loop.train`.
         cache: how what a phase cannot change is computed once.
         measure: measures the model on examples.
+        workers: the processes that train together; each has a run of its own.
         directory: the run's directory, or None.
         history: one row per epoch: phase, epoch (from 1), seconds, loss and metrics, `val_…`.
         result: what `result.json` holds.
@@ -90,10 +91,14 @@ class Run:
             views = min(self.cache.views, max(phase.epochs for phase in self.phases))
             train = self.splits.train.in_views(views)
             self.splits = dataclasses.replace(self.splits, train=train)
+        self.workers = workers.of(self.strategy)
         self.measure = loop.Measure(self.model, self.task, self.strategy)
 
     def evaluate(self, examples: Examples) -> dict:
-        """Returns the task's metrics on examples, "loss" first, each example counted once."""
+        """Returns the task's metrics on examples, "loss" first, each example counted once.
+
+        Of several workers each has to call it.
+        """
         if not isinstance(examples, Examples):
             rule = "must be Examples, such as `splits.test` (None where that split is empty)"
             raise mistake("examples", rule, examples)
@@ -101,6 +106,8 @@ class Run:
 
     def export(self, folder: str, *, keep_versions: int = 0) -> str:
         """Publishes the model as the next version in `folder`, and returns the version's path.
+
+        Of several workers each has to call it, and the chief publishes.
 
         Args:
             keep_versions: the newest versions that stay in the folder; 0: all.
@@ -111,6 +118,11 @@ class Run:
         """
         if keep_versions < 0:
             raise mistake("keep_versions", "must be at least 0", keep_versions)
+        path, parity = self.workers.on_chief(lambda: self._publish(folder, keep_versions))
+        self.result["export"] = {"path": path, "parity": parity}
+        return path
+
+    def _publish(self, folder: str, keep_versions: int) -> tuple[str, dict]:
         held_out = self.splits.test or self.splits.validation or self.splits.train
         hashes = [fingerprint.of_array(variable) for variable in self.model.weights]
         details = self.result | {
@@ -122,5 +134,4 @@ class Run:
         path, parity = versions.export(
             self.model, self.task, held_out, folder, details=details, keep=keep_versions
         )
-        self.result["export"] = {"path": str(path), "parity": parity}
-        return str(path)
+        return str(path), parity

@@ -1,7 +1,7 @@
 """The command line: `main` finds the command, and the module of its name does the work.
 
 A command is a module of this package that is named in `COMMANDS`. Its `main(recipes_folder,
-arguments)` takes the rest of the line; its docstring is its help.
+arguments)` takes the rest of the line, and may return an exit code; its docstring is its help.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 
 import tfbp
 from tfbp.commands.flags import HELP, Help
-from tfbp.errors import CheckFailed, UserError, mistake
+from tfbp.errors import CheckFailed, UserError, WorkerLost, mistake
 from tfbp.reporting.table import table
 from tfbp.training.interruption import Interrupted
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "list": ("", "the recipes, a line each"),
     "plan": ("RECIPE [--time] [--flag=value …]", "what a run would train, at what rate, how long"),
     "run": ("RECIPE [--flag=value …]", "train, evaluate and export; goes on with a stopped run"),
+    "launch": ("--workers=N -- run RECIPE …", "several workers on this machine, for trying it out"),
     "evaluate": ("RUN [--split=test]", "the metrics of an ended run"),
     "export": ("RUN [--export_dir=…]", "the model of an ended run, as the next version"),
     "inspect": ("SAVED_MODEL", "signatures, labels, proof and size of an export"),
@@ -50,7 +51,7 @@ def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
         with _log():
             with quiet_start():
                 module = importlib.import_module(f"tfbp.commands.{command}")
-            module.main(pathlib.Path(recipes_folder), arguments)
+            return module.main(pathlib.Path(recipes_folder), arguments) or 0
     except Help as help_:
         print(help_)
     except UserError as error:
@@ -59,6 +60,9 @@ def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
     except CheckFailed as error:
         print(f"Failed: {error}", file=sys.stderr)
         return 1
+    except WorkerLost as error:
+        print(f"Failed: {error} Start all again: the run goes on.", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except Interrupted as stopped:
         said = str(stopped) or "Stopped."
         print(f"{said} The same command, without --restart, goes on.", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Trains, evaluates and exports: `run RECIPE [--flag=value …]`.
 
 A run that was stopped goes on when the same command is given again; one that has ended is read.
-SIGTERM and Ctrl-C stop it with a checkpoint and the exit code 75.
+SIGTERM and Ctrl-C stop it with a checkpoint and the exit code 75. Of several workers each is given
+the same command (see `launch`).
 """
 
 import pathlib
@@ -17,6 +18,8 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     with interruption.install():
         module, config = flags.recipe_and_config(recipes_folder, arguments, about=__doc__)
         run = driver.run(module, config)
+    if not run.workers.is_chief:
+        return
     places = [
         ("run", f"{run.directory} ({run.result['seconds']:.1f} s)"),
         ("export", run.result["export"]["path"]),

@@ -101,9 +101,10 @@ def indices(size: int, *, batch_size: int, steps: range, seed: int) -> np.ndarra
 
 
 def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_size: int):
-    """Returns an iterable of all examples once, in their own order: (x, y, count) for each replica.
+    """Returns an iterable of all examples once, in their own order: (x, y, indices) for each
+    replica.
 
-    `count` is how many of the slice are examples: none of an empty slice's stand-in, without which
+    The indices, int64 [n], are those of the slice: none of an empty slice's stand-in, without which
     TensorFlow's convolutions on the CPU fail.
     """
     size, steps = examples.size, steps_per_epoch(examples.size, batch_size)
@@ -111,7 +112,7 @@ def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_si
     def read(step, replica, replicas):
         _, low, high = _slice(step, steps, size, batch_size, replica, replicas)
         x, y = examples.read(tf.range(low, tf.maximum(high, low + 1)) % size)
-        return x, y, high - low
+        return x, y, tf.range(low, high)
 
     return _distribute(strategy, range(steps), read)
 

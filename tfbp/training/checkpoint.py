@@ -10,10 +10,11 @@ the first one by the fingerprint of its manifest.
 
 import concurrent.futures
 import dataclasses
+import io
 import json
 import pathlib
 import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Self
 
 import keras
@@ -24,6 +25,7 @@ from keras.src.random.seed_generator import global_seed_generator
 
 from tfbp import fingerprint, storage
 from tfbp.errors import UserError
+from tfbp.training import workers
 
 # Newest checkpoints that stay, besides the first one of each phase.
 KEPT = 2
@@ -64,11 +66,13 @@ class State:
 
     Attributes:
         variables: their values, by the position in what `variables` returns.
+        parts: of those of which each of several replicas keeps a part, the parts: [replicas, …].
         best: the weights of early stopping's best epoch.
         callbacks: the arrays of `callback_state.take`.
     """
 
     variables: dict[int, np.ndarray]
+    parts: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     best: Sequence[np.ndarray] = ()
     callbacks: Sequence[np.ndarray] = ()
 
@@ -94,16 +98,25 @@ class Checkpoints:
     """The checkpoints of one run, in one folder. A thread of its own writes them.
 
     As a context manager it waits for that thread; what the thread raised is raised again there, or
-    at an earlier call.
+    at an earlier call. Of several workers each takes part in saving and in reading; the chief alone
+    has the folder.
 
     Args:
         folder: holds a folder for each checkpoint, numbered from 1.
         seconds: least time between two checkpoints inside a phase.
+        strategy: the one that the model was built for.
     """
 
-    def __init__(self, folder: pathlib.Path, seconds: float = 60.0):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        seconds: float = 60.0,
+        strategy: tf.distribute.Strategy | None = None,
+    ):
         self._folder = folder
         self._seconds = seconds
+        self._strategy = strategy or tf.distribute.get_strategy()
+        self._workers = workers.of(self._strategy)
         self._saved = time.monotonic()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: concurrent.futures.Future | None = None
@@ -121,8 +134,10 @@ class Checkpoints:
             logging.warning("The last checkpoint could not be written. %s", also)
 
     def due(self) -> bool:
-        """Tells whether the last checkpoint is written, and old enough for the next."""
-        if self._writing and not self._writing.done():
+        """Tells whether the last checkpoint is written, and old enough for the next. Of several
+        workers the chief says so.
+        """
+        if not self._workers.is_chief or (self._writing and not self._writing.done()):
             return False
         self.wait()
         return time.monotonic() - self._saved >= self._seconds
@@ -168,7 +183,10 @@ class Checkpoints:
             for i, variable in enumerate(variables(model, place.step))
             if id(variable) not in left_out
         }
-        state = State(copies, tuple(best), tuple(callbacks))
+        parts = _parts(model, place, self._strategy)
+        if not self._workers.is_chief:
+            return
+        state = State(copies, parts, tuple(best), tuple(callbacks))
         first = self._first if left_out else None
         constant = {id(variable) for variable in model.non_trainable_variables}
         constant = {
@@ -178,6 +196,18 @@ class Checkpoints:
 
     def newest(self) -> tuple[Place, State] | None:
         """Returns the newest whole checkpoint, or None; damaged ones are passed over and logged."""
+        found = self._newest() if self._workers.is_chief else None
+        if self._workers.count == 1:
+            return found
+        text, arrays = io.BytesIO(), io.BytesIO()
+        if found:
+            place, state = found
+            text.write(json.dumps(dataclasses.asdict(place)).encode())
+            np.savez(arrays, **_named(state))
+        text, arrays = (self._workers.from_chief(each.getvalue()) for each in (text, arrays))
+        return (_place(json.loads(text)), _state(io.BytesIO(arrays))) if text else None
+
+    def _newest(self) -> tuple[Place, State] | None:
         self.wait()
         self._damaged = []
         for number in sorted(self._numbers(), reverse=True):
@@ -211,9 +241,7 @@ class Checkpoints:
                 place.step,
             )
             return
-        arrays = {f"variables {i}": value for i, value in state.variables.items()}
-        for group in ("best", "callbacks"):
-            arrays |= {f"{group} {i}": value for i, value in enumerate(getattr(state, group))}
+        arrays = _named(state)
         text = json.dumps({"first": first, **dataclasses.asdict(place)}).encode()
         number = max(self._numbers(), default=0) + 1
         needed = len(text) + sum(array.nbytes for array in arrays.values())
@@ -235,21 +263,13 @@ class Checkpoints:
         storage.verify(folder)
         found = json.loads((folder / _PLACE).read_bytes())
         first = found.pop("first")
-        history, phases = tuple(found.pop("history")), tuple(found.pop("phases"))
-        place = Place(**found, history=history, phases=phases)
-        groups: dict[str, dict[int, np.ndarray]] = {"variables": {}, "best": {}, "callbacks": {}}
-        with np.load(folder / _STATE, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                group, i = name.split()
-                groups[group][int(i)] = arrays[name]
-        best, callbacks = (tuple(groups[name].values()) for name in ("best", "callbacks"))
-        values = groups["variables"]
+        state = _state(folder / _STATE)
         if first:
             _, whole, _ = self._read(first["number"])
             if first != self._name(first["number"]):
                 raise storage.Damaged(f"{folder} belongs to another first checkpoint.")
-            values = whole.variables | values
-        return place, State(values, best, callbacks), first
+            state = dataclasses.replace(state, variables=whole.variables | state.variables)
+        return _place(found), state, first
 
     def _name(self, number: int) -> dict:
         manifest = (self._folder / str(number) / storage.MANIFEST).read_bytes()
@@ -273,8 +293,16 @@ class Checkpoints:
         return [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
 
 
-def restore(model: keras.Model, place: Place, state: State) -> None:
+def restore(
+    model: keras.Model,
+    place: Place,
+    state: State,
+    strategy: tf.distribute.Strategy | None = None,
+) -> None:
     """Assigns a checkpoint's state to a model that is compiled and built for its place's phase.
+
+    Args:
+        strategy: the one that the model was built for.
 
     Raises:
         tfbp.UserError: the variables are not those that were saved.
@@ -292,6 +320,61 @@ def restore(model: keras.Model, place: Place, state: State) -> None:
         )
     for i, (variable, dtype) in enumerate(zip(targets, dtypes, strict=True)):
         variable.assign(state.variables[i].view(dtype))  # of bfloat16 the file knows the bits only
+    if not state.parts:
+        return
+    strategy = strategy or tf.distribute.get_strategy()
+    first = workers.of(strategy).index * len(strategy.extended.worker_devices)
+    for i, parts in state.parts.items():
+        if len(parts) == strategy.num_replicas_in_sync:  # else the sum has been dealt out again
+            local = strategy.experimental_local_results(targets[i].value)
+            for own, value in zip(local, parts[first:], strict=False):
+                own.assign(value)
+
+
+def _parts(
+    model: keras.Model, place: Place, strategy: tf.distribute.Strategy
+) -> dict[int, np.ndarray]:
+    """Returns what each replica keeps of the metrics: their sums do not tell, and dealt out in
+    other parts they would be rounded otherwise.
+    """
+    if not place.step or strategy.num_replicas_in_sync == 1:
+        return {}
+    own = {id(variable) for variable in model.metrics_variables}
+    return {
+        i: workers.of(strategy).concatenate(
+            np.stack(strategy.experimental_local_results(variable.value))
+        )
+        for i, variable in enumerate(variables(model, place.step))
+        if id(variable) in own
+    }
+
+
+def _named(state: State) -> dict[str, np.ndarray]:
+    """Returns the arrays of a state by the names that they have in a file."""
+    groups = {
+        "variables": state.variables,
+        "parts": state.parts,
+        "best": dict(enumerate(state.best)),
+        "callbacks": dict(enumerate(state.callbacks)),
+    }
+    return {f"{group} {i}": each for group, found in groups.items() for i, each in found.items()}
+
+
+def _state(file: pathlib.Path | io.BytesIO) -> State:
+    groups: dict[str, dict[int, np.ndarray]] = {
+        name: {} for name in ("variables", "parts", "best", "callbacks")
+    }
+    with np.load(file, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            group, i = name.split()
+            groups[group][int(i)] = arrays[name]
+    best, callbacks = (tuple(groups[name].values()) for name in ("best", "callbacks"))
+    return State(groups["variables"], groups["parts"], best, callbacks)
+
+
+def _place(found: Mapping) -> Place:
+    lists = {name: tuple(found[name]) for name in ("history", "phases")}
+    return Place(**{**found, **lists})
 
 
 def _finite(value: np.ndarray, infinite: bool) -> bool:

@@ -159,10 +159,10 @@ class FeatureCache:
             progress: from the name of a split to what is told how many features are there.
         """
         if self._settings.on and self._changes:  # Whatever the model is.
-            return self._whole(_CHANGES)
+            return self.whole(_CHANGES)
         found, obstacle = self._found.pop(index, None) or self._find(index, frozen)
         if obstacle:
-            return self._whole(obstacle)
+            return self.whole(obstacle)
         chain = [found, *self._later(index, found)]
         parts = [part for part in (self._train, self._validation) if part]
         self._keep({self._key(each, part) for each in chain for part in parts})
@@ -175,13 +175,14 @@ class FeatureCache:
             )
         except UserError as error:
             logging.warning("Features are not cached. %s", error)
-            return self._whole(str(error))
+            return self.whole(str(error))
         if not train.filled:
-            return self._whole("there is no room")
+            return self.whole("there is no room")
         made = {"cut": list(found.cut), "saves": found.saves, "rows": train.filled}
         return Source(found.training_model(self._model), train, validation, made)
 
-    def _whole(self, obstacle: str) -> Source:
+    def whole(self, obstacle: str) -> Source:
+        """Returns the model and the examples as what a phase learns from, and why."""
         self._keep(())
         return Source(self._model, self._train, self._validation, {"obstacle": obstacle})
 

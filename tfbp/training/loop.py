@@ -15,7 +15,7 @@ from absl import logging
 
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
-from tfbp.training import batches
+from tfbp.training import batches, workers
 
 # One compiled call runs so many steps that it takes about this long: long enough to hide the cost
 # of a call (about a millisecond), short enough for progress and checkpoints.
@@ -23,6 +23,7 @@ SECONDS_PER_CALL = 0.1
 # Of a phase whose updates may be left out, the one with which it stops all the same.
 LAST_SKIPPED = 10
 NAMED = 10  # examples that a message names
+_PLACES = "places of the examples"  # beside what a task measures
 
 
 class Diverged(UserError):
@@ -78,7 +79,7 @@ def train(
     if skipping:
         with strategy.scope():
             model.optimizer.skip_not_finite()
-    steps = _compile(model, strategy, skipping)
+    steps, its = _compile(model, strategy, skipping), workers.of(strategy)
     iterator = iter(
         batches.training(
             examples,
@@ -107,7 +108,7 @@ def train(
         began = time.perf_counter()
         count, finite = (value.numpy() for value in steps(iterator, tf.constant(count)))
         logs = results(model)
-        limit = min(_adapt(limit, time.perf_counter() - began), updates)
+        limit = min(_adapt(limit, its.longest(time.perf_counter() - began)), updates)
         last = step + int(count) - 1
         done += int(count)
         if not finite:
@@ -256,16 +257,17 @@ class Measure:
     """
 
     def __init__(self, model: keras.Model, task, strategy: tf.distribute.Strategy):
-        self._strategy = strategy
+        self._strategy, self._workers = strategy, workers.of(strategy)
         self._batches = {}  # kept, since tracing them takes longer than reading small examples
 
         @tf.function(reduce_retracing=True)
         def step(iterator):  # whose batches have no fixed size: a smaller one is not traced again
             return strategy.run(one, args=next(iterator))
 
-        def one(x, y, count):
+        def one(x, y, places):
             measured = task.measure(x, y, model(x, training=False))
-            return {name: value[:count] for name, value in measured.items()}
+            count = tf.size(places)
+            return {name: value[:count] for name, value in measured.items()} | {_PLACES: places}
 
         self._step = step
 
@@ -280,4 +282,9 @@ class Measure:
             for name, value in self._step(iterator).items():
                 local = self._strategy.experimental_local_results(value)
                 parts.setdefault(name, []).extend(part.numpy() for part in local)
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        places = found.pop(_PLACES)
+        if self._workers.count == 1:
+            return found
+        order = np.argsort(self._workers.concatenate(places))
+        return {name: self._workers.concatenate(part)[order] for name, part in found.items()}

@@ -1,24 +1,31 @@
 """The devices that a run trains on, as a `tf.distribute` strategy."""
 
 import functools
+import json
+import os
 
 import tensorflow as tf
 
 from tfbp.errors import mistake
 
-NAMES = ("auto", "one", "mirrored")
+NAMES = ("auto", "one", "mirrored", "multiworker")
 
 
-def resolve(strategy: str | tf.distribute.Strategy | None) -> tf.distribute.Strategy:
+def resolve(
+    strategy: str | tf.distribute.Strategy | None, *, alone: bool = False
+) -> tf.distribute.Strategy:
     """Returns a strategy by name.
 
     Args:
         strategy: "one" device; "mirrored" over all GPUs, or all logical CPUs where there is none;
-            "auto": mirrored where there are two GPUs or more, else one; None: the current one; or a
-            strategy, returned as it is.
+            "multiworker" over the processes that the environment names (TF_CONFIG, or else Slurm's
+            variables), each with all of its GPUs or its CPU; "auto": multiworker where TF_CONFIG
+            names several, else mirrored where there are two GPUs or more, else one; None: the
+            current one; or a strategy, returned as it is.
+        alone: whether this process is to be the only one, whatever the name says.
 
     Raises:
-        tfbp.UserError: an unknown name.
+        tfbp.UserError: an unknown name, or a cluster that is none.
     """
     if strategy is None:
         return tf.distribute.get_strategy()
@@ -26,6 +33,10 @@ def resolve(strategy: str | tf.distribute.Strategy | None) -> tf.distribute.Stra
         return strategy
     if strategy not in NAMES:
         raise mistake("strategy", "must be one of the known names or a strategy", strategy, NAMES)
+    if strategy == "multiworker" and alone:
+        strategy = "auto"
+    if strategy == "multiworker" or (strategy == "auto" and not alone and _named_workers() > 1):
+        return _multiworker()
     several = len(tf.config.list_logical_devices("GPU")) > 1
     if strategy == "mirrored" or (strategy == "auto" and several):
         return _mirrored()
@@ -38,3 +49,41 @@ def _mirrored() -> tf.distribute.MirroredStrategy:
     # again, and clash with the first one's.
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+@functools.cache
+def _multiworker() -> tf.distribute.MultiWorkerMirroredStrategy:
+    if _named_workers():
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    elif "SLURM_STEP_NODELIST" in os.environ:
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+    else:
+        rule = "needs the environment variable TF_CONFIG, or a step of Slurm (`srun`)"
+        raise mistake("strategy", rule, "multiworker")
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except RuntimeError as error:
+        rule = "must be made before TensorFlow does anything else, and the model in its scope"
+        raise mistake("strategy", rule, "multiworker") from error
+
+
+def _named_workers() -> int:
+    """Returns how many workers TF_CONFIG names; 0 where it names no cluster.
+
+    Raises:
+        tfbp.UserError: it is no JSON of a cluster of workers and a task among them.
+    """
+    text = os.environ.get("TF_CONFIG") or "{}"
+    try:
+        found = json.loads(text)
+        cluster = found.get("cluster") or {}
+        if not cluster:
+            return 0
+        jobs = {job: len(cluster[job]) for job in cluster if job in ("chief", "worker")}
+        task = found["task"]
+        if not 0 <= int(task["index"]) < jobs[task["type"]]:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        rule = "must name a cluster of workers, and the task of this one among them, in JSON"
+        raise mistake("TF_CONFIG", rule, text) from error
+    return sum(jobs.values())

@@ -1,0 +1,145 @@
+"""Starts several workers on this machine, for trying it out: `launch --workers=2 -- run RECIPE …`.
+
+What stands behind -- is run by each of them, as `--strategy=auto` or `multiworker` expect it: with
+TF_CONFIG set, on ports of the loopback. Each line that they write begins with the worker's number.
+Where one of them ends with an error, the others are stopped. SIGTERM and Ctrl-C go to all.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from absl import logging
+
+from tfbp import recipe
+from tfbp.commands import flags
+from tfbp.errors import mistake
+
+POLL_SECONDS = 0.1
+# From the request to stop to the end by force: longer than a worker waits for one that is lost.
+GRACE_SECONDS = 30.0
+HOST = "127.0.0.1"
+_PROGRAM = (
+    "import sys; from tfbp import commands; sys.exit(commands.main(sys.argv[1], sys.argv[2:]))"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(flags.Settings):
+    workers: int = recipe.field(2, "processes to start", low=1)
+    cores_each: int = recipe.field(0, "cores of each, which no other has; 0: all have all", low=0)
+
+
+def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> int:
+    """Returns the exit code of the first worker that failed, 75 where it was killed; 0: none."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    settings, rest = flags.parse(Settings, arguments[:end], about=__doc__)
+    command = arguments[end + 1 :]
+    if rest or command[:1] != ["run"]:
+        rule = "must be given a run to start: launch --workers=2 -- run RECIPE …"
+        raise mistake("launch", rule, " ".join([*rest, *command]))
+    cores = _cores(settings)
+    started = [sys.executable, "-c", _PROGRAM, os.fspath(recipes_folder), *command]
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(_worker(started, config)) for config in _configs(settings.workers)
+        ]
+        for process, own in zip(processes, cores, strict=True):
+            os.sched_setaffinity(process.pid, own)  # before it imports what starts threads
+        return _watch(processes)
+
+
+def _cores(settings: Settings) -> list[set[int]]:
+    """Returns the cores of each worker; [] where all have all."""
+    if not settings.cores_each:
+        return [os.sched_getaffinity(0)] * settings.workers
+    there, each = sorted(os.sched_getaffinity(0)), settings.cores_each
+    if each * settings.workers > len(there):
+        rule = f"must not be more than the {len(there)} cores there are, for all workers together"
+        raise mistake("cores_each", rule, each)
+    return [set(there[i * each : (i + 1) * each]) for i in range(settings.workers)]
+
+
+def _configs(count: int) -> list[str]:
+    """Returns TF_CONFIG for each of some workers, on free ports of the loopback."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        cluster = {"worker": [f"{HOST}:{each.getsockname()[1]}" for each in sockets]}
+    tasks = [{"type": "worker", "index": i} for i in range(count)]
+    return [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
+
+
+@contextlib.contextmanager
+def _worker(command: Sequence[str], config: str) -> Iterator[subprocess.Popen]:
+    """Yields a process of its own session, whose lines come out behind its number; ends it."""
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "TF_CONFIG": config, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C is handed on by this process, once
+    )
+    mark = f"[{json.loads(config)['task']['index']}] ".encode()
+    copies = [
+        threading.Thread(target=_copy, args=(own, to.buffer, mark), daemon=True)
+        for own, to in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+    ]
+    for copy in copies:
+        copy.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for copy in copies:
+            copy.join()
+
+
+def _copy(lines: IO[bytes], to: IO[bytes], mark: bytes) -> None:
+    for line in lines:
+        to.write(mark + line)
+        to.flush()
+
+
+def _watch(processes: Sequence[subprocess.Popen]) -> int:
+    """Waits for all workers; stops them where one fails, or where this process is asked to."""
+    asked: list[int] = []
+    stops = signal.SIGTERM, signal.SIGINT
+    before = {
+        each: signal.signal(each, lambda number, frame: asked.append(number)) for each in stops
+    }
+    code, force = 0, math.inf
+    try:
+        while any(process.poll() is None for process in processes):
+            time.sleep(POLL_SECONDS)
+            failed = [(i, each.poll()) for i, each in enumerate(processes) if each.poll()]
+            if force == math.inf and (failed or asked):
+                force = time.monotonic() + GRACE_SECONDS
+                for worker, code in failed[:1]:
+                    how = f"with the code {code}" if code > 0 else signal.Signals(-code).name
+                    logging.error("Worker %d has ended: %s. The others are stopped.", worker, how)
+                _signal(processes, signal.SIGTERM)
+            if time.monotonic() >= force or asked.count(signal.SIGINT) > 1:
+                _signal(processes, signal.SIGKILL)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    code = code or next((each.returncode for each in processes if each.returncode), 0)
+    return os.EX_TEMPFAIL if code < 0 else code
+
+
+def _signal(processes: Sequence[subprocess.Popen], number: signal.Signals) -> None:
+    for process in processes:
+        process.send_signal(number)  # does nothing where it has ended
