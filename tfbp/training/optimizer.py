@@ -90,7 +90,15 @@ class _Rates:
     Attributes:
         factors: of the optimizer's rate, one for each variable that it was built with.
         decay: of the weights, per update, times their rate.
+        knows_sums: whether Keras has been told that its gradients are sums over the replicas.
     """
+
+    knows_sums = False
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # Keras's own sum, which would send all of them a second time: `Update` has made it.
+        self.knows_sums = True
+        return grads_and_vars
 
     def update_step(self, gradient, variable, learning_rate):
         factor = self.factors[self._get_variable_index(variable)]
@@ -248,10 +256,9 @@ class Update(keras.optimizers.Optimizer):
             context = tf.distribute.get_replica_context()
             grads = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
         grads = _clip(grads, self._phase)
-        if replicas > 1:
-            # Keras sums over the replicas once more: each hands on its part of the sum.
-            grads = [gradient / replicas for gradient in grads]
         self.rule.apply(grads, variables)
+        if replicas > 1 and not self.rule.knows_sums:
+            raise RuntimeError("This version of Keras would sum the gradients of replicas twice.")
         if self._averages:
             tf.distribute.get_replica_context().merge_call(self._average)
 
