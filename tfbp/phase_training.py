@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+from absl import logging
 
 from tfbp import fingerprint, run_directory
 from tfbp.modeling import freezing
@@ -58,6 +59,7 @@ def train(
     phase = it.phases[place.phase]
     began = time.perf_counter()
     frozen = compile(it, phase)
+    _warn_of_statistics(it, frozen)
     if state is not None:
         checkpoint.restore(it.model, place, state, it.strategy)
     proof = proving.Proof(frozen, place.before)
@@ -210,6 +212,18 @@ def _acts_on_batches(callback: keras.callbacks.Callback) -> bool:
         getattr(getattr(callback, name), "__func__", None) is not getattr(plain, name)
         for name in names
     )
+
+
+def _warn_of_statistics(it: Run, frozen: freezing.Frozen) -> None:
+    apart = [
+        path for path in frozen.statistics if not getattr(frozen.trainable[path], "synchronized", 1)
+    ]
+    if apart and it.strategy.num_replicas_in_sync > 1:
+        logging.warning(
+            "%s: statistics of each device's part of a batch alone, so that the result depends on "
+            "the number of devices. Build such layers with `synchronized=True`.",
+            ", ".join(apart),
+        )
 
 
 def _check_finite(phase: Phase, frozen: freezing.Frozen) -> None:

@@ -44,6 +44,12 @@ def network():
     return keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(y)))
 
 
+def synchronized():
+    x = keras.Input((12,))
+    y = keras.layers.BatchNormalization(synchronized=True)(keras.layers.Dense(6)(x))
+    return keras.Model(x, keras.layers.Dense(3)(y))
+
+
 class Log(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
@@ -53,10 +59,13 @@ class Log(keras.callbacks.Callback):
         self.epochs.append(dict(logs))
 
 
-def train(devices, size, batch_size, *, start=None, save=None, spoilt=None, **settings):
+def train(
+    devices, size, batch_size, *, network=network, start=None, save=None, spoilt=None, **settings
+):
     """Trains two epochs and returns the weights, the logs of the epochs and what is measured.
 
     Args:
+        network: builds the model.
         start: the place to go on from and its state, or None.
         save: told the model and the number of steps done.
         spoilt: index of an example whose updates are skipped, or None.
@@ -68,7 +77,9 @@ def train(devices, size, batch_size, *, start=None, save=None, spoilt=None, **se
     with where.scope():
         model = network()
         updates = 2 * batches.updates_per_epoch(size, batch_size, phase.accumulate)
-        update = optimizer.build(phase, updates, freezing.freeze(model, phase.trainable))
+        update = optimizer.build(
+            phase, updates, freezing.freeze(model, phase.trainable, phase.batch_norm)
+        )
         model.compile(update, loss=task.loss(), metrics=task.metrics())
     data, log = examples(size, spoilt), Log()
     loop.build(model, data, where)
@@ -124,6 +135,14 @@ def test_two_devices_give_the_weights_losses_and_metrics_of_one(size, batch_size
     assert one[1][-1]["loss"] < one[1][0]["loss"]
     for name, values in one[2].items():
         np.testing.assert_allclose(two[2][name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_synchronized_statistics_of_an_uneven_batch_are_those_of_one_device():
+    settings = {"network": synchronized, "batch_norm": "train", "optimizer": "sgd"}
+    one, two = (train(devices, 23, 8, **settings) for devices in ("one", "mirrored"))
+    for ours, theirs in zip(one[0], two[0], strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
+    assert two[1][-1] == pytest.approx(one[1][-1], rel=1e-5)
 
 
 def test_a_run_on_two_devices_goes_on_from_inside_an_epoch_to_the_same_end(tmp_path, monkeypatch):

@@ -49,29 +49,31 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> int:
     if rest or command[:1] != ["run"]:
         rule = "must be given a run to start: launch --workers=2 -- run RECIPE …"
         raise mistake("launch", rule, " ".join([*rest, *command]))
-    cores = _cores(settings)
+    own = cores(settings.workers, settings.cores_each)
     started = [sys.executable, "-c", _PROGRAM, os.fspath(recipes_folder), *command]
     with contextlib.ExitStack() as stack:
         processes = [
-            stack.enter_context(_worker(started, config)) for config in _configs(settings.workers)
+            stack.enter_context(_worker(started, config)) for config in configs(settings.workers)
         ]
-        for process, own in zip(processes, cores, strict=True):
-            os.sched_setaffinity(process.pid, own)  # before it imports what starts threads
+        for process, some in zip(processes, own, strict=True):
+            os.sched_setaffinity(process.pid, some)  # before it imports what starts threads
         return _watch(processes)
 
 
-def _cores(settings: Settings) -> list[set[int]]:
-    """Returns the cores of each worker; [] where all have all."""
-    if not settings.cores_each:
-        return [os.sched_getaffinity(0)] * settings.workers
-    there, each = sorted(os.sched_getaffinity(0)), settings.cores_each
-    if each * settings.workers > len(there):
+def cores(workers: int, each: int) -> list[set[int]]:
+    """Returns the cores of each worker: `each` that no other has; 0: all of them.
+
+    Raises:
+        tfbp.UserError: there are not as many.
+    """
+    there = sorted(os.sched_getaffinity(0))
+    if each * workers > len(there):
         rule = f"must not be more than the {len(there)} cores there are, for all workers together"
         raise mistake("cores_each", rule, each)
-    return [set(there[i * each : (i + 1) * each]) for i in range(settings.workers)]
+    return [set(there[i * each : (i + 1) * each] if each else there) for i in range(workers)]
 
 
-def _configs(count: int) -> list[str]:
+def configs(count: int) -> list[str]:
     """Returns TF_CONFIG for each of some workers, on free ports of the loopback."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]

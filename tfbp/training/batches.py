@@ -132,6 +132,10 @@ def _distribute(strategy: tf.distribute.Strategy, steps: range, read: Callable):
         first = context.input_pipeline_id * here
         # tf.distribute deals consecutive elements out to the replicas of this worker.
         elements = tf.data.Dataset.range(len(steps) * here)
+        if context.num_input_pipelines > 1:
+            # All have as many: otherwise workers would ask each other before each step.
+            endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            elements = elements.apply(endless)
         return elements.map(
             lambda element: read(steps.start + element // here, first + element % here, replicas),
             num_parallel_calls=tf.data.AUTOTUNE,

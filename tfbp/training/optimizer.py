@@ -90,7 +90,15 @@ class _Rates:
     Attributes:
         factors: of the optimizer's rate, one for each variable that it was built with.
         decay: of the weights, per update, times their rate.
+        knows_sums: whether Keras has been told that its gradients are sums over the replicas.
     """
+
+    knows_sums = False
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # Keras's own sum, which would send all of them a second time: `Update` has made it.
+        self.knows_sums = True
+        return grads_and_vars
 
     def update_step(self, gradient, variable, learning_rate):
         factor = self.factors[self._get_variable_index(variable)]
@@ -208,10 +216,15 @@ class Update(keras.optimizers.Optimizer):
                 index = self._get_variable_index(variable)
                 self._sums[index].assign_add(self._weigh(gradient))
                 self._summed.add(index)
-        elif tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        elif self._weighs:
             self._apply([(self._weigh(gradient), variable) for gradient, variable in pairs])
         else:
             self._apply(pairs)
+
+    @property
+    def _weighs(self) -> bool:
+        """Whether a batch is not the whole update."""
+        return self.deferred or tf.distribute.get_strategy().num_replicas_in_sync > 1
 
     def update(
         self, strategy: tf.distribute.Strategy, finite: tf.Tensor | bool = True
@@ -236,7 +249,10 @@ class Update(keras.optimizers.Optimizer):
         return finite
 
     def _weigh(self, gradient):
-        factor = self._local.share / self._local.scale
+        if self._local.share is None and not self._scaling:
+            return tf.convert_to_tensor(gradient)
+        share = 1.0 if self._local.share is None else self._local.share
+        factor = share / self._local.scale
         return tf.convert_to_tensor(gradient) * tf.cast(factor, gradient.dtype)
 
     def _apply(self, pairs):
@@ -248,10 +264,9 @@ class Update(keras.optimizers.Optimizer):
             context = tf.distribute.get_replica_context()
             grads = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
         grads = _clip(grads, self._phase)
-        if replicas > 1:
-            # Keras sums over the replicas once more: each hands on its part of the sum.
-            grads = [gradient / replicas for gradient in grads]
         self.rule.apply(grads, variables)
+        if replicas > 1 and not self.rule.knows_sums:
+            raise RuntimeError("This version of Keras would sum the gradients of replicas twice.")
         if self._averages:
             tf.distribute.get_replica_context().merge_call(self._average)
 
@@ -300,6 +315,15 @@ class Update(keras.optimizers.Optimizer):
         self._finite.assign(tf.where(double, 0, self._finite + 1))
 
     def scale_loss(self, loss):
+        """Returns the loss as `train_step` derives it: weighed by the share, and scaled.
+
+        A `train_step` that does not call it has its gradients weighed instead. That is not the same
+        where replicas exchange values in the model, as a synchronized BatchNormalization does: a
+        gradient that comes back from another replica counts by that one's share.
+        """
+        share = getattr(self._local, "share", None)
+        if share is not None and self._weighs:
+            loss, self._local.share = loss * tf.cast(share, loss.dtype), None
         if not self._scaling:
             return loss
         self._local.scale = self._scale
