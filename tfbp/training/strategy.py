@@ -1,8 +1,10 @@
 """The devices that a run trains on, as a `tf.distribute` strategy."""
 
+import contextlib
 import functools
 import json
 import os
+import signal
 
 import tensorflow as tf
 
@@ -60,11 +62,15 @@ def _multiworker() -> tf.distribute.MultiWorkerMirroredStrategy:
     else:
         rule = "needs the environment variable TF_CONFIG, or a step of Slurm (`srun`)"
         raise mistake("strategy", rule, "multiworker")
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        made = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except RuntimeError as error:
         rule = "must be made before TensorFlow does anything else, and the model in its scope"
         raise mistake("strategy", rule, "multiworker") from error
+    with contextlib.suppress(ValueError):  # outside the main thread, which alone has handlers
+        signal.signal(signal.SIGTERM, handler)  # TensorFlow has put one of its own in its place
+    return made
 
 
 def _named_workers() -> int:
