@@ -37,6 +37,7 @@ BENCHMARKS = (
     "overhead",
     "input",
     "start",
+    "workers",
 )
 
 

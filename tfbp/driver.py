@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import platform
 import types
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +14,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tfbp import fingerprint, fitting, phase_training, run_directory, storage
+from tfbp import fitting, identity, phase_training, run_directory, storage
 from tfbp import recipe as recipes
 from tfbp.auditing import audit
 from tfbp.auditing.finding import Finding
@@ -96,20 +95,11 @@ def fit(
     caching = feature_cache.Settings(cache, cache_dir or "", cache_gb, cached_views, cache_half)
     with workers.of(strategy).watched():
         it = Run(model, splits, task, phases, *settings, caching)
-        asked, source = {}, _source()
+        asked, source = {}, identity.of_code()
         if workdir is not None or it.workers.count > 1:
-            weights = task.class_weights_for(splits.train)
-            asked = _identity(it) | {
-                "batch_size": batch_size,
-                "phases": [dataclasses.asdict(phase) for phase in phases],
-                "seed": seed,
-                "task": type(task).__name__,
-                "loss": task.loss().get_config(),
-                "class_weights": None if weights is None else weights.tolist(),
-                "on_nan": on_nan,
-                "cache": [cache, cached_views, cache_half],
-            }
-        _check_alike(it, asked | {"source": source, "workdir": workdir is not None})
+            asked = identity.of_fit(it)
+        beside = {"source": source, "gradients": gradients, "workdir": workdir is not None}
+        identity.check_workers(it, asked | beside)
         if workdir is not None and not restart and _ended(it, workdir, asked):
             return _read(it, workdir)
         if workdir is not None:
@@ -139,14 +129,14 @@ def run(recipe: types.ModuleType, config: recipes.Config) -> Run:
 def _run(recipe: types.ModuleType, config: recipes.Config, strategy: tf.distribute.Strategy) -> Run:
     name = recipes.name_of(recipe)
     exports = pathlib.Path(config.export_dir) / name
-    source = _source(pathlib.Path(recipe.__file__))
+    source = identity.of_code(pathlib.Path(recipe.__file__))
+    its = workers.of(strategy)
     # Before there is a model: workers of other shapes would wait for each other.
-    its, asked = workers.of(strategy), _asked(recipe, config)
-    its.check_alike(asked | {"source": source})
+    its.check_alike({"config": identity.of_command(config), "source": source})
     its.on_chief(lambda: versions.check_writable(exports))
     it = _build(recipe, config, strategy)
-    asked |= _identity(it)
-    _check_alike(it, asked)
+    asked = identity.of_recipe(recipe, config) | identity.of_run(it)
+    identity.check_workers(it, identity.of_run(it))
     restart = config.restart
     directory = its.on_chief(lambda: str(_directory(name, config, asked)))
     if not restart and _ended(it, directory, asked):
@@ -238,33 +228,12 @@ def open_run(directory: str, recipes_folder: str) -> Run:
     recipe = recipes.load(asked["recipe"], recipes_folder)
     config = recipes.from_settings(recipe.Config, asked["config"])
     it = _build(recipe, config, strategies.resolve(config.strategy, alone=True))
-    if asked["examples"] != _examples(it.splits):
+    if asked["examples"] != identity.of_examples(it.splits):
         # Its test examples may be others now, and among them some that it was trained on.
         rule = "must be a run whose data is what it was trained on; its examples have changed since"
         raise mistake("run", rule, directory)
     it.task.check(it.model, it.splits.train)
     return _read(it, directory)
-
-
-def _examples(splits: Splits) -> str:
-    """Returns what tells whether examples are the same, in all splits."""
-    return fingerprint.of_json({name: each.fingerprint for name, each in splits.parts().items()})
-
-
-def _identity(it: Run) -> dict:
-    """Returns what a run is made of, and by which it is the same run."""
-    return {
-        "examples": _examples(it.splits),
-        "classes": it.splits.classes and list(it.splits.classes),
-        "model": graph.fingerprint(it.model),
-    }
-
-
-def _check_alike(it: Run, asked: dict) -> None:
-    """Refuses workers whose runs differ, or begin with other weights."""
-    if it.workers.count > 1:
-        weights = [fingerprint.of_array(variable) for variable in it.model.weights]
-        it.workers.check_alike(asked | {"weights": fingerprint.of_json(weights)})
 
 
 def _ended(it: Run, directory: str | os.PathLike, asked: dict) -> bool:
@@ -291,32 +260,12 @@ def _claimed(
         yield pathlib.Path(directory)
 
 
-def _asked(recipe: types.ModuleType, config: recipes.Config) -> dict:
-    """Returns what makes a run of a recipe the same run: not where and how often it is saved, what
-    its audit may find, what is logged or where features are kept.
-    """
-    settings = recipes.settings(config)
-    for name in ("workdir", "restart", "checkpoint_seconds", "export_dir", "keep_versions"):
-        del settings[name]
-    for name in ("allow", "gradients", "cache_dir", "cache_gb"):
-        del settings[name]
-    return {"recipe": recipe.reference, "config": settings}
-
-
-def _source(*files: pathlib.Path) -> dict[str, str]:
-    """Returns what tells whether other code runs: SHA-256 of its files, cut, and versions."""
-    own = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
-    code = fingerprint.of_bytes(*(file.read_bytes() for file in (*own, *files)))
-    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
-    return {"code": code[:12], "python": platform.python_version(), **versions}
-
-
 def _build(
     recipe: types.ModuleType, config: recipes.Config, strategy: tf.distribute.Strategy
 ) -> Run:
     keras.utils.set_random_seed(config.seed)
     splits = recipe.data(config)
-    workers.of(strategy).check_alike({"examples": _examples(splits)})
+    workers.of(strategy).check_alike({"examples": identity.of_examples(splits)})
     task = recipe.task(config, splits)
     with strategy.scope(), _precision(config.precision):
         model = recipe.model(config, splits)

@@ -8,9 +8,10 @@ import keras
 import tensorflow as tf
 
 from tfbp import phase_training, run_directory
-from tfbp.training import callback_state, checkpoint, interruption, loop, optimizer
-from tfbp.training.checkpoint import Checkpoints, Place
+from tfbp.training import callback_state, interruption, loop, optimizer, run_state
+from tfbp.training.checkpoint import Checkpoints
 from tfbp.training.feature_cache import FeatureCache, Source
+from tfbp.training.run_state import Place
 from tfbp.training_run import Run
 
 
@@ -79,7 +80,7 @@ def _train_phases(
             phase_training.interrupt(it, checkpoints)
     if state is not None:  # Stopped after the last phase: the weights are the checkpoint's.
         frozen = phase_training.compile(it, it.phases[-1])
-        checkpoint.restore(it.model, place, state, it.strategy)
+        run_state.restore(it.model, place, state, it.strategy)
         last = len(it.phases) - 1
         source, measure = phase_training.learn_from(it, last, frozen, cache, checkpoints, asked)
     return place.phases, _metrics(it, source, measure)

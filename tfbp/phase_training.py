@@ -14,12 +14,20 @@ from tfbp.reporting.gradients import GradientFlow
 from tfbp.reporting.history import History, Rows
 from tfbp.reporting.progress import Count, Progress
 from tfbp.reporting.tensorboard import TensorBoard
-from tfbp.training import batches, callback_state, checkpoint, interruption, loop, optimizer
+from tfbp.training import (
+    batches,
+    callback_state,
+    interruption,
+    loop,
+    optimizer,
+    run_state,
+)
 from tfbp.training import proof as proving
-from tfbp.training.checkpoint import Checkpoints, Place, State
+from tfbp.training.checkpoint import Checkpoints
 from tfbp.training.early_stopping import EarlyStopping
 from tfbp.training.feature_cache import FeatureCache, Source
 from tfbp.training.phase import Phase
+from tfbp.training.run_state import Place, State
 from tfbp.training_run import Run
 
 
@@ -61,7 +69,7 @@ def train(
     frozen = compile(it, phase)
     _warn_of_statistics(it, frozen)
     if state is not None:
-        checkpoint.restore(it.model, place, state, it.strategy)
+        run_state.restore(it.model, place, state, it.strategy)
     proof = proving.Proof(frozen, place.before)
     place = dataclasses.replace(place, before=proof.before)
     stopping = None
@@ -82,7 +90,7 @@ def train(
         """Undoes what callbacks did at a beginning that was none."""
         if state is None or not place.step:
             return
-        checkpoint.restore(it.model, place, state, it.strategy)
+        run_state.restore(it.model, place, state, it.strategy)
         recall()
         if flow and place.gradients:
             flow.set_state(place.gradients)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfbp.data import images
+from tfbp.data import headers, image_files, images
 from tfbp.data.folders import image_folder
 from tfbp.errors import UserError
 
@@ -151,6 +151,102 @@ def test_each_file_is_read_and_decoded_once(tmp_path, monkeypatch):
     image_folder(tmp_path, size=6, on_bad_example="skip")
     for items in done.values():
         assert len(items) == len(set(items)) == 161
+
+
+def write_files(root, contents):
+    files = [root / f"{number:02d}" for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    return list(map(str, files))
+
+
+@pytest.mark.parametrize(
+    ("contents", "formats", "shape"),
+    [
+        ([encoded("JPEG", seed) for seed in range(3)], {headers.JPEG}, (6, 6, 3)),
+        ([encoded("JPEG"), encoded("JPEG", mode="L")], {headers.JPEG}, (6, 6, None)),
+        ([encoded("JPEG", mode="CMYK")], {headers.JPEG}, (6, 6, 3)),
+        ([encoded("BMP", mode="P")], {headers.BMP}, (6, 6, 3)),
+        ([encoded("PNG", mode="LA")], {headers.PNG}, (6, 6, 2)),
+        (
+            [encoded("GIF", size=(4, 9)), encoded("PNG", size=(4, 7))],
+            {headers.GIF, headers.PNG},
+            (4, None, 3),
+        ),
+    ],
+)
+def test_what_whole_files_share_is_known(tmp_path, contents, formats, shape):
+    bad = [WHY["gif"][0], WHY["bits"][0]]
+    files = write_files(tmp_path, contents * 200 + bad)
+    hashes, encoding = image_files.check(files, tmp_path, "skip")
+    assert np.flatnonzero(hashes == b"").tolist() == [len(files) - 2, len(files) - 1]
+    assert encoding == images.Encoding(formats, shape)
+
+
+SETS = {
+    "JPEG": [encoded("JPEG", seed) for seed in range(4)],
+    "grey JPEG": [encoded("JPEG", seed, "L") for seed in range(4)],
+    "CMYK": [encoded("JPEG", seed, "CMYK") for seed in range(4)],
+    "PNG": [encoded("PNG", seed) for seed in range(4)],
+    "transparent PNG": [encoded("PNG", seed, "RGBA") for seed in range(4)],
+    "GIF": [encoded("GIF", seed) for seed in range(4)],
+    "palette BMP": [encoded("BMP", seed, "P") for seed in range(4)],
+    "JPEG sizes": [encoded("JPEG", seed, size=(5 + seed, 9 - seed)) for seed in range(4)],
+}
+SETS["mixed"] = [contents[0] for contents in SETS.values()]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_any_set_of_files_is_read_as_an_export_decodes_them(tmp_path, name, channels):
+    for label in ("ant", "bee"):
+        (tmp_path / label).mkdir()
+        write_files(tmp_path / label, SETS[name])
+    for size in (5, 6):
+        options = {"size": size, "channels": channels, "validation": 0, "test": 0}
+        train = image_folder(tmp_path, **options).train
+        answer, _ = tf.function(train.read)(tf.range(train.size))
+        contents = [(tmp_path / train.name(row)).read_bytes() for row in range(train.size)]
+        expected, good = images.decode_each(tf.constant(contents), size, size, channels)
+        assert good.numpy().all()
+        assert answer.dtype == tf.float32
+        np.testing.assert_array_equal(answer, expected)
+
+
+def operations(examples):
+    graph = tf.function(examples.read).get_concrete_function(tf.TensorSpec([None], tf.int64)).graph
+    functions = graph.as_graph_def().library.function
+    return {node.op for function in functions for node in function.node_def}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_files_of_the_wanted_size_are_decoded_and_no_more_is_asked(tmp_path, kind):
+    write_folder(tmp_path)
+    for file in tmp_path.rglob("*.png"):
+        file.write_bytes(encoded(kind, int(file.stem)))
+    asked = {"If", "StatelessIf", "Substr", "ResizeBilinear", "ScaleAndTranslate"}
+    plain = operations(image_folder(tmp_path, size=6).train)
+    assert {"ReadFile", "DecodeImage"} <= plain
+    assert not plain & asked
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP"])
+def test_one_file_of_a_format_that_needs_more_is_enough(tmp_path, kind):
+    write_folder(tmp_path)
+    assert "DecodeRaw" not in operations(image_folder(tmp_path, size=6).train)
+    (tmp_path / "ant" / "more").write_bytes(encoded(kind))
+    # A GIF would be decoded with all its frames, a palette to its numbers.
+    assert "DecodeRaw" in operations(image_folder(tmp_path, size=6).train)
+
+
+def test_a_file_that_changes_its_shape_after_the_check_is_refused(tmp_path):
+    write_folder(tmp_path)
+    train = image_folder(tmp_path, size=6, validation=0, test=0).train
+    (tmp_path / train.name(3)).write_bytes(encoded("PNG", mode="L"))
+    read = tf.function(train.read)
+    read(tf.constant([0, 1, 2]))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        read(tf.constant([2, 3, 4]))
 
 
 def test_an_exif_orientation_is_not_applied_and_counted_in_one_warning(tmp_path, warned):

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tfbp.data import images
-from tfbp.data.images import decode, decode_each, resize
+from tfbp.data import headers, images
+from tfbp.data.images import Encoding, decode, decode_each, resize
 
 in_graph = tf.function(decode)
 
@@ -133,6 +133,32 @@ def test_what_is_trained_on_is_what_an_export_sees():
         np.testing.assert_array_equal(in_graph(tf.constant(content), 50, 3), answer)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", sorted(RARE))
+def test_what_is_known_of_a_file_changes_no_pixel(name, channels):
+    content = tf.constant(RARE[name])
+    shape = tuple(examine(content).shape)
+    formats = headers.formats([RARE[name]])
+    for size in (20, 60):
+        expected = in_graph(content, size, channels)
+        for known in (shape, (None, None, shape[2])):
+            answer = in_graph(content, size, channels, Encoding(formats, known))
+            np.testing.assert_array_equal(answer, expected)
+
+
+def test_an_image_of_another_shape_than_is_known_is_refused():
+    encoding = Encoding(headers.formats([RARE["CMYK"]]), (50, 70, 1))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        in_graph(tf.constant(RARE["CMYK"]), 50, 3, encoding)
+
+
+def test_an_image_that_has_its_size_becomes_floats_too():
+    pixels = np.asarray(noise(), np.uint8)
+    same = resize(pixels, *pixels.shape)
+    assert same.dtype == tf.float32
+    np.testing.assert_array_equal(same, pixels)
+
+
 def test_of_16_bits_the_upper_8_are_taken():
     values = np.random.default_rng(0).integers(0, 2**16, (50, 70), np.uint16)
     answer, good = served([encoded(Image.fromarray(values), "PNG")])
@@ -186,6 +212,12 @@ def test_what_is_cut_off_anywhere_is_whole_or_refused(name, part):
 def test_a_header_that_is_cut_short_is_refused_in_words(content):
     with pytest.raises(tf.errors.InvalidArgumentError, match="neither JPEG, PNG, GIF nor BMP"):
         examine(content)
+
+
+@pytest.mark.parametrize("end", range(26, 46))
+def test_a_palette_that_is_cut_short_is_refused_without_the_bytes_of_the_file(end):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        examine(RARE["palette BMP"][:end])
 
 
 def png_header(width, height):

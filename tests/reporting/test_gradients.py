@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tfbp import driver, recipe
+from tfbp import driver, identity, recipe
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples, Splits, order
 from tfbp.errors import UserError
@@ -224,7 +224,7 @@ def test_of_a_long_sequence_64_steps_are_logged_first_and_last_among_them():
 
 def test_a_run_is_the_same_run_whatever_it_logs():
     module = recipe.load("linear_regression", pathlib.Path(__file__).parents[2] / "recipes")
-    asked = [driver._asked(module, module.Config(gradients=number)) for number in (0, 7)]
+    asked = [identity.of_recipe(module, module.Config(gradients=number)) for number in (0, 7)]
     assert asked[0] == asked[1]
 
 

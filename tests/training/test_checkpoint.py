@@ -15,9 +15,10 @@ from tfbp.data.examples import Examples
 from tfbp.errors import UserError
 from tfbp.modeling import freezing, heads
 from tfbp.tasks.classification import Classification
-from tfbp.training import checkpoint, loop, optimizer
-from tfbp.training.checkpoint import Checkpoints, Place
+from tfbp.training import checkpoint, loop, optimizer, run_state
+from tfbp.training.checkpoint import Checkpoints
 from tfbp.training.phase import Phase
+from tfbp.training.run_state import Place
 
 
 def network(units=3, **names):
@@ -75,7 +76,7 @@ def test_inside_a_phase_everything_that_training_changes_comes_back(tmp_path):
     assert found == place
     assert equal(arrays.best, best)
     assert equal(arrays.callbacks, remembered)
-    checkpoint.restore(other, found, arrays)
+    run_state.restore(other, found, arrays)
     assert equal(state(other), saved)
     train(other, 2)  # with the same masks of dropout
     assert equal(state(other), ended)
@@ -87,7 +88,7 @@ def test_between_phases_the_new_optimizer_is_left_alone(tmp_path):
     checkpoints.save(model, Place(phase=1))
     other = network()
     other.compile("sgd", "mse")
-    checkpoint.restore(other, *checkpoints.newest())
+    run_state.restore(other, *checkpoints.newest())
     assert equal(other.get_weights(), model.get_weights())
     assert not int(other.optimizer.iterations)
 
@@ -99,7 +100,7 @@ def test_numbers_that_numpy_does_not_know_come_back_bit_for_bit(tmp_path):
     checkpoints.save(half, Place())
     before = state_of_weights(half)
     half.set_weights([0 * weight for weight in half.get_weights()])
-    checkpoint.restore(half, *checkpoints.newest())
+    run_state.restore(half, *checkpoints.newest())
     assert half.weights[0].dtype == "bfloat16"
     assert equal(state_of_weights(half), before)
 
@@ -141,13 +142,13 @@ def test_inside_a_phase_what_stays_is_left_to_the_first_checkpoint(tmp_path, tun
     assert place.step == 3
 
     whole, part = arrays_in(tmp_path / "1"), arrays_in(tmp_path / "2")
-    assert whole.keys() == {f"variables {i}" for i in range(len(checkpoint.variables(model, 0)))}
-    every = checkpoint.variables(model, 3)
+    assert whole.keys() == {f"variables {i}" for i in range(len(run_state.variables(model, 0)))}
+    every = run_state.variables(model, 3)
     assert part.keys() == {f"variables {i}" for i in range(2, len(every))}
     expected = [np.asarray(variable) for variable in every]
     for target in every:
         target.assign(0 * target)
-    checkpoint.restore(model, place, found)
+    run_state.restore(model, place, found)
     assert equal([np.asarray(variable) for variable in every], expected)
 
 
@@ -204,7 +205,7 @@ def test_inside_the_head_phase_of_vgg16_one_is_under_a_megabyte(tmp_path):
     kernel = model.get_layer("vgg16").get_layer("block1_conv1").kernel
     before = np.asarray(kernel)
     kernel.assign(0 * kernel)
-    checkpoint.restore(model, place, found)
+    run_state.restore(model, place, found)
     assert (np.asarray(kernel) == before).all()
 
 
@@ -290,7 +291,7 @@ def test_the_state_of_another_model_is_refused(tmp_path, model):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(model, Place(step=1))
     with pytest.raises(UserError, match="The checkpoint was made by another model"):
-        checkpoint.restore(network(units=4), *checkpoints.newest())
+        run_state.restore(network(units=4), *checkpoints.newest())
 
 
 # ---- when and by whom it is written
@@ -324,7 +325,7 @@ def test_while_one_is_being_written_training_goes_on_and_none_is_due(tmp_path, m
         train(model, 2)
         assert not equal(state(model), saved)
         go_on.set()
-    checkpoint.restore(model, *checkpoints.newest())
+    run_state.restore(model, *checkpoints.newest())
     assert equal(state(model), saved)
 
 

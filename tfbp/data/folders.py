@@ -62,10 +62,10 @@ def image_folder(
         for part, folder in folders.items()
         for label, file in _labelled_files(folder, names, whole=not classes)
     ]
-    hashes = image_files.check([file for *_, file in found], root, on_bad_example)
+    hashes, encoding = image_files.check([file for *_, file in found], root, on_bad_example)
     kept = np.flatnonzero(hashes != b"")
     parts, labels, files = zip(*(found[row] for row in kept), strict=True)
-    examples = _examples(root, files, labels, hashes[kept], size, channels)
+    examples = _examples(root, files, labels, hashes[kept], encoding, size, channels)
     rows = {part: np.flatnonzero(np.array(parts) == part) for part in folders}
     for part in folders:
         if not len(rows[part]):
@@ -123,15 +123,18 @@ def _examples(
     files: Sequence[str],
     labels: Sequence[int],
     hashes: np.ndarray,
+    encoding: images.Encoding,
     size: int,
     channels: int,
 ) -> Examples:
     with tf.device("CPU:0"):
         all_files = tf.constant([os.fsencode(file) for file in files])
     return images.encoded(
-        lambda indices: tf.map_fn(tf.io.read_file, tf.gather(all_files, indices)),
+        lambda indices: tf.gather(all_files, indices),
+        load=tf.io.read_file,
         labels=np.array(labels, np.int64),
         hashes=hashes,
+        encoding=encoding,
         size=size,
         channels=channels,
         name=lambda index: image_files.name(files[index], root),

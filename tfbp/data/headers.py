@@ -4,10 +4,13 @@ A PNG of 35 KB can hold 6,000 × 6,000 pixels, and a GIF thousands of frames, al
 decoder unpacks to give the first: what decoding would take is known from the header alone.
 """
 
+from collections.abc import Iterable
+
 import tensorflow as tf
 
 # How a file of each format begins.
 JPEG, PNG, GIF, BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM"
+FORMATS = (JPEG, PNG, GIF, BMP)
 
 # Bytes of the shortest headers that are read here. No image is as short.
 _LEAST = 26
@@ -28,7 +31,7 @@ def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     Raises:
         tf.errors.InvalidArgumentError: another format, or a header that is broken; when it runs.
     """
-    known = tf.reduce_any([_starts(content, mark) for mark in (JPEG, PNG, GIF, BMP)])
+    known = tf.reduce_any([_starts(content, mark) for mark in FORMATS])
     # Reading behind the end would be refused with the bytes of the file in the message, which
     # Python cannot decode.
     known &= tf.strings.length(content) >= _LEAST
@@ -42,6 +45,11 @@ def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ],
         default=lambda: (content, _bmp(content)),
     )
+
+
+def formats(contents: Iterable[bytes]) -> frozenset[bytes]:
+    """Returns those of `FORMATS` that files are of."""
+    return frozenset(mark for content in contents for mark in FORMATS if content.startswith(mark))
 
 
 def first_frame(content: tf.Tensor) -> tf.Tensor:
@@ -60,15 +68,21 @@ def palette(content: tf.Tensor) -> tf.Tensor:
         pixels, second = (
             tf.io.decode_raw(tf.strings.substr(content, at, 4), tf.int32)[0] for at in (10, 14)
         )
-        table = tf.strings.substr(content, 14 + second, pixels - 14 - second)
+        table = _part(content, 14 + second, pixels - 14 - second)
         return tf.reshape(tf.io.decode_raw(table, tf.uint8), [-1, 4])[:, 2::-1]  # blue comes first
 
     indexed = tf.cond(
         _starts(content, BMP),
-        lambda: tf.equal(tf.strings.substr(content, 28, 2), b"\x08\0"),
+        lambda: tf.equal(_part(content, 28, 2), b"\x08\0"),
         lambda: tf.constant(False),
     )
     return tf.cond(indexed, colours, lambda: tf.zeros([0, 3], tf.uint8))
+
+
+def _part(content: tf.Tensor, start: tf.Tensor | int, size: tf.Tensor | int) -> tf.Tensor:
+    """Returns bytes of a file, without those behind its end, which would be refused: see `read`."""
+    start = tf.clip_by_value(start, 0, tf.strings.length(content))
+    return tf.strings.substr(content, start, size)
 
 
 def _starts(content: tf.Tensor, mark: bytes) -> tf.Tensor:

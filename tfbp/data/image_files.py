@@ -36,8 +36,11 @@ _ENDED = {
 }
 
 
-def check(files: Sequence[str], root: pathlib.Path, on_bad: OnBad) -> np.ndarray:
-    """Returns the hash of each file, and an empty one for each that is to be left out.
+def check(
+    files: Sequence[str], root: pathlib.Path, on_bad: OnBad
+) -> tuple[np.ndarray, images.Encoding]:
+    """Returns the hash of each file, an empty one for each that is to be left out, and what the
+    others share.
 
     Each file is read and decoded once. One warning each counts the files that are left out, that
     carry an EXIF orientation, and that are larger than an export takes by default.
@@ -48,7 +51,7 @@ def check(files: Sequence[str], root: pathlib.Path, on_bad: OnBad) -> np.ndarray
         on_bad: whether files that are no whole images are an error, or are left out.
 
     Returns:
-        Hex SHA-256 of the contents, [files], dtype "S64".
+        Hex SHA-256 of the contents, [files], dtype "S64"; how those that stay are encoded.
 
     Raises:
         tfbp.UserError: files are no whole images, with `on_bad="skip"` more than 1 % of them; the
@@ -56,7 +59,7 @@ def check(files: Sequence[str], root: pathlib.Path, on_bad: OnBad) -> np.ndarray
     """
     if on_bad not in ("fail", "skip"):
         raise mistake("on_bad_example", "must be `fail` or `skip`", on_bad, ("fail", "skip"))
-    hashes, turned, large = _look(files)
+    hashes, encoding, turned, large = _look(files)
     bad = [file for file, digest in zip(files, hashes, strict=True) if not digest]
     if bad:
         report = _report(bad, len(files), root)
@@ -81,7 +84,7 @@ def check(files: Sequence[str], root: pathlib.Path, on_bad: OnBad) -> np.ndarray
             f"{images.LARGEST:,}",
             f"{large:,}",
         )
-    return hashes
+    return hashes, encoding
 
 
 def name(file: str, root: pathlib.Path) -> str:
@@ -129,24 +132,27 @@ def _report(bad: Sequence[str], count: int, root: pathlib.Path) -> str:
     return "\n".join([head, *lines])
 
 
-def _look(files: Sequence[str]) -> tuple[np.ndarray, int, int]:
-    """Returns the hash of each file, b"" where it is bad; how many are turned; how many are large.
-
-    Bad ones are not counted in the last two.
+def _look(files: Sequence[str]) -> tuple[np.ndarray, images.Encoding, int, int]:
+    """Returns the hash of each file, b"" where it is bad; what the others share; how many of them
+    are turned; how many are large.
     """
 
-    def look(row: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def look(row: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, ...]:
         content = tf.io.read_file(file)
         image, size = images.examine(content)
-        # The height is asked for because a decoding that nothing reads is optimised away.
-        return row, content, tf.maximum(tf.reduce_max(size), tf.shape(image)[0])
+        return row, content, size, tf.shape(image)
 
     hashes, turned, large = np.zeros(len(files), "S64"), 0, 0
+    shapes, formats = np.zeros((len(files), 3), np.int32), frozenset()
     paths = np.array([os.fsencode(file) for file in files], object)
     dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
     dataset = dataset.map(look, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
-    for rows, contents, edges in dataset.batch(64).as_numpy_iterator():
+    for rows, contents, sizes, found in dataset.batch(64).as_numpy_iterator():
+        shapes[rows] = found
         hashes[rows] = [hashlib.sha256(content).hexdigest() for content in contents]
         turned += sum(exif.orientation(content) != 1 for content in contents)
-        large += int((edges > images.LARGEST).sum())
-    return hashes, turned, large
+        large += int((sizes.max(axis=1) > images.LARGEST).sum())
+        formats |= headers.formats(contents)
+    edges = shapes[hashes != b""].T
+    shape = tuple(int(edge[0]) if len(np.unique(edge)) == 1 else None for edge in edges)
+    return hashes, images.Encoding(formats, shape), turned, large

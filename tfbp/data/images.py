@@ -1,7 +1,7 @@
 """Images as examples: decoding and resizing."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,22 @@ LARGEST = 4096
 MOST_PIXELS = 2**27
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """What is known of all files of a set before they are read; the default holds for any.
+
+    The graph that decodes them leaves out what none of them needs: to ask each small image for a
+    palette, for further frames and for its size takes longer than to decode it.
+
+    Attributes:
+        formats: those of `headers` that there are.
+        shape: height, width and channels, as `examine` returns the images; None where they differ.
+    """
+
+    formats: Collection[bytes] = headers.FORMATS
+    shape: tuple[int | None, int | None, int | None] = (None, None, None)
+
+
 def encoded(
     fetch: Callable[[tf.Tensor], tf.Tensor],
     *,
@@ -25,28 +41,36 @@ def encoded(
     hashes: np.ndarray,
     size: int,
     channels: int,
+    load: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+    encoding: Encoding = Encoding(),
     name: Callable[[int], str] = "row {}".format,
 ) -> Examples:
     """Returns labelled images that are decoded when they are read.
 
     Args:
-        fetch: graph function from indices (int64 [n]) to the bytes of the files (string [n]).
+        fetch: graph function from indices (int64 [n]) to what `load` takes (string [n]).
         labels: int64 [size].
         hashes: of the bytes, see `Examples`.
         size, channels: see `decode`.
+        load: graph function from one item of `fetch` to the bytes of the file (string []); the
+            default takes the bytes themselves.
+        encoding: what is known of all files.
         name: what an error calls the image of an index.
     """
     with tf.device("CPU:0"):
         all_labels = tf.constant(labels)
     x_spec = tf.TensorSpec((size, size, channels), tf.float32)
+    resizes = encoding.shape != (size, size, channels)
+
+    def decoded(item: tf.Tensor) -> tf.Tensor:
+        content = load(item)
+        return decode(content, size, channels, encoding) if resizes else _frame(content, encoding)
 
     def read(indices: tf.Tensor) -> Batch:
-        x = tf.map_fn(
-            lambda content: decode(content, size, channels),
-            fetch(indices),
-            fn_output_signature=x_spec,
-        )
-        return x, tf.gather(all_labels, indices)
+        # What needs no resizing is batched as bytes, and converted to numbers all at once.
+        signature = tf.TensorSpec(x_spec.shape, tf.float32 if resizes else tf.uint8)
+        x = tf.map_fn(decoded, fetch(indices), fn_output_signature=signature)
+        return tf.cast(x, tf.float32), tf.gather(all_labels, indices)
 
     spec = (x_spec, tf.TensorSpec((), tf.int64))
     return Examples(
@@ -59,7 +83,9 @@ def encoded(
     )
 
 
-def decode(content: tf.Tensor, size: int, channels: int) -> tf.Tensor:
+def decode(
+    content: tf.Tensor, size: int, channels: int, encoding: Encoding = Encoding()
+) -> tf.Tensor:
     """Returns one image, float32 [size, size, channels] from 0 to 255. A graph function.
 
     Args:
@@ -68,8 +94,13 @@ def decode(content: tf.Tensor, size: int, channels: int) -> tf.Tensor:
             are taken. An EXIF orientation is not applied.
         size: edge of the image, in pixels.
         channels: 1 (grey) or 3 (RGB); transparency is left out.
+        encoding: what is known of the file. It changes no pixel.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the image has another shape than `encoding` says; when it
+            runs.
     """
-    return resize(_pixels(headers.first_frame(content)), size, size, channels)
+    return resize(_frame(content, encoding), size, size, channels)
 
 
 def decode_each(
@@ -145,18 +176,26 @@ def resize(images: tf.Tensor, height: int, width: int, channels: int) -> tf.Tens
         height, width: in pixels; bilinear, with antialiasing where an edge shrinks.
         channels: 1 (grey) or 3 (RGB).
     """
+    *_, rows, columns, depth = images.shape
     shape = tf.shape(images)
-    images = tf.cond(
-        shape[-1] < 3,
+    images = _cond(
+        shape[-1] < 3 if depth is None else depth < 3,
         lambda: tf.repeat(images[..., :1], channels, axis=-1),
         lambda: images[..., :3] if channels == 3 else tf.image.rgb_to_grayscale(images[..., :3]),
     )
     # Where nothing shrinks both are the same, and the plain one takes a quarter of the time.
-    images = tf.cond(
-        tf.reduce_any(shape[-3:-1] > (height, width)),
+    shrinks = (
+        tf.reduce_any(shape[-3:-1] > (height, width))
+        if None in (rows, columns)
+        else rows > height or columns > width
+    )
+    images = _cond(
+        shrinks,
         lambda: tf.image.resize(images, (height, width), antialias=True),
         lambda: tf.image.resize(images, (height, width)),
     )
+    # TensorFlow leaves an image that is known to have its size in its own type.
+    images = tf.cast(images, tf.float32)
     return tf.ensure_shape(images, (*images.shape[:-3], height, width, channels))
 
 
@@ -195,11 +234,31 @@ def check_format(size: int | None, channels: int) -> None:
         raise mistake("channels", "must be 1 (grey) or 3 (RGB)", channels)
 
 
-def _pixels(content: tf.Tensor) -> tf.Tensor:
-    """Returns an image as its file holds it, uint8 [height, width, channels]."""
+def _cond(condition: bool | tf.Tensor, yes: Callable, no: Callable) -> tf.Tensor:
+    """Returns `tf.cond` of a tensor; what is known while the graph is built, it does not ask."""
+    if isinstance(condition, bool):
+        return yes() if condition else no()
+    return tf.cond(condition, yes, no)
+
+
+def _frame(content: tf.Tensor, encoding: Encoding) -> tf.Tensor:
+    """Returns the image of a file, of a GIF the first frame: see `_pixels`."""
+    if headers.GIF in encoding.formats:
+        content = headers.first_frame(content)
+    return tf.ensure_shape(_pixels(content, encoding.formats), encoding.shape)
+
+
+def _pixels(content: tf.Tensor, formats: Collection[bytes] = headers.FORMATS) -> tf.Tensor:
+    """Returns an image as its file holds it, uint8 [height, width, channels].
+
+    Args:
+        formats: one of which the file is of.
+    """
     # The channels of the file: the decoder converts them for some formats and refuses for others.
     image = tf.io.decode_image(content, channels=0, expand_animations=False)
     image.set_shape((None, None, None))
+    if headers.BMP not in formats:
+        return image
     colours = headers.palette(content)
     return tf.cond(
         tf.size(colours) > 0,

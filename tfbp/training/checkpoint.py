@@ -1,11 +1,8 @@
-"""The state of a run at a point from which it can go on, as a folder that is whole or not there.
+"""The checkpoints of a run: its state, each in a folder that is whole or not there.
 
-It holds every variable that the rest of the run depends on (weights, statistics, random seeds and,
-inside a phase, optimizer and metrics) by its position, so that auto-generated names do not matter,
-the weights that early stopping may put back, what callbacks remember, and the place in the run:
-phase, steps done, history. A phase's first checkpoint, at step 0, holds all the model's variables,
-and is kept until the run ends. Those after it leave out what the phase does not change, and name
-the first one by the fingerprint of its manifest.
+A phase's first checkpoint, at step 0, holds all the model's variables, and is kept until the run
+ends. Those after it leave out what the phase does not change, and name the first one by the
+fingerprint of its manifest.
 """
 
 import concurrent.futures
@@ -14,84 +11,21 @@ import io
 import json
 import pathlib
 import time
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from keras.src.random.seed_generator import global_seed_generator
 
 from tfbp import fingerprint, storage
-from tfbp.errors import UserError
-from tfbp.training import workers
+from tfbp.training import run_state, workers
+from tfbp.training.run_state import Place, State
 
 # Newest checkpoints that stay, besides the first one of each phase.
 KEPT = 2
 _STATE, _PLACE = "state.npz", "place.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a run stands.
-
-    Attributes:
-        phase: index of the phase.
-        step: steps of the phase that are done.
-        history: one row per finished epoch, all phases.
-        phases: what has been recorded of the finished phases.
-        before: the fingerprints of the variables when the phase began, for its proof; None: not
-            taken.
-        early_stopping: inside a phase that may stop early, how its epochs have been judged.
-        stopped: whether the phase is to end here, as early stopping or a callback has asked.
-        callbacks: what `callback_state.take` has returned, but for the arrays.
-        gradients: inside a phase whose gradients are logged, the state of that.
-    """
-
-    phase: int = 0
-    step: int = 0
-    history: tuple[dict, ...] = ()
-    phases: tuple[dict, ...] = ()
-    before: dict | None = None
-    early_stopping: dict | None = None
-    stopped: bool = False
-    callbacks: list | None = None
-    gradients: dict | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-    """The arrays of a checkpoint.
-
-    Attributes:
-        variables: their values, by the position in what `variables` returns.
-        parts: of those of which each of several replicas keeps a part, the parts: [replicas, …].
-        best: the weights of early stopping's best epoch.
-        callbacks: the arrays of `callback_state.take`.
-    """
-
-    variables: dict[int, np.ndarray]
-    parts: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
-    best: Sequence[np.ndarray] = ()
-    callbacks: Sequence[np.ndarray] = ()
-
-    def finite(self, constant: Container[int]) -> bool:
-        """Tells whether no variable holds a NaN or, but for those at the positions `constant`, an
-        infinity: a mask of infinities is no fault of the training.
-        """
-        return all(_finite(value, i in constant) for i, value in self.variables.items())
-
-
-def variables(model: keras.Model, step: int) -> list[keras.Variable]:
-    """Returns what a run goes on with: before the first step of a phase, the model's variables and
-    Keras's own random seed; inside a phase its optimizer's and its metrics' too.
-    """
-    # Keras draws from a generator of the whole process where a layer names none of its own.
-    every = [*model.variables, global_seed_generator().state]
-    if step:
-        every += [*model.optimizer.variables, *model.metrics_variables]
-    return list({id(variable): variable for variable in every}.values())
 
 
 class Checkpoints:
@@ -178,20 +112,19 @@ class Checkpoints:
         self.wait()
         self._saved = time.monotonic()
         left_out = {id(variable) for variable in fixed if place.step and self._first}
+        targets = run_state.variables(model, place.step)
         copies = {
             i: np.asarray(variable)  # a copy: TensorFlow's arrays are never views
-            for i, variable in enumerate(variables(model, place.step))
+            for i, variable in enumerate(targets)
             if id(variable) not in left_out
         }
-        parts = _parts(model, place, self._strategy)
+        parts = run_state.parts(model, place, self._strategy)
         if not self._workers.is_chief:
             return
         state = State(copies, parts, tuple(best), tuple(callbacks))
         first = self._first if left_out else None
         constant = {id(variable) for variable in model.non_trainable_variables}
-        constant = {
-            i for i, each in enumerate(variables(model, place.step)) if id(each) in constant
-        }
+        constant = {i for i, each in enumerate(targets) if id(each) in constant}
         self._writing = self._writer.submit(self._write, place, state, first, constant)
 
     def newest(self) -> tuple[Place, State] | None:
@@ -203,9 +136,13 @@ class Checkpoints:
         if found:
             place, state = found
             text.write(json.dumps(dataclasses.asdict(place)).encode())
-            np.savez(arrays, **_named(state))
+            np.savez(arrays, **run_state.arrays(state))
         text, arrays = (self._workers.from_chief(each.getvalue()) for each in (text, arrays))
-        return (_place(json.loads(text)), _state(io.BytesIO(arrays))) if text else None
+        return (
+            (run_state.place_of(json.loads(text)), run_state.of_arrays(io.BytesIO(arrays)))
+            if text
+            else None
+        )
 
     def _newest(self) -> tuple[Place, State] | None:
         self.wait()
@@ -241,7 +178,7 @@ class Checkpoints:
                 place.step,
             )
             return
-        arrays = _named(state)
+        arrays = run_state.arrays(state)
         text = json.dumps({"first": first, **dataclasses.asdict(place)}).encode()
         number = max(self._numbers(), default=0) + 1
         needed = len(text) + sum(array.nbytes for array in arrays.values())
@@ -263,13 +200,13 @@ class Checkpoints:
         storage.verify(folder)
         found = json.loads((folder / _PLACE).read_bytes())
         first = found.pop("first")
-        state = _state(folder / _STATE)
+        state = run_state.of_arrays(folder / _STATE)
         if first:
             _, whole, _ = self._read(first["number"])
             if first != self._name(first["number"]):
                 raise storage.Damaged(f"{folder} belongs to another first checkpoint.")
             state = dataclasses.replace(state, variables=whole.variables | state.variables)
-        return _place(found), state, first
+        return run_state.place_of(found), state, first
 
     def _name(self, number: int) -> dict:
         manifest = (self._folder / str(number) / storage.MANIFEST).read_bytes()
@@ -291,93 +228,3 @@ class Checkpoints:
         if not self._folder.is_dir():
             return []
         return [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
-
-
-def restore(
-    model: keras.Model,
-    place: Place,
-    state: State,
-    strategy: tf.distribute.Strategy | None = None,
-) -> None:
-    """Assigns a checkpoint's state to a model that is compiled and built for its place's phase.
-
-    Args:
-        strategy: the one that the model was built for.
-
-    Raises:
-        tfbp.UserError: the variables are not those that were saved.
-    """
-    targets = variables(model, place.step)
-    dtypes = [np.dtype(tf.as_dtype(variable.dtype).as_numpy_dtype) for variable in targets]
-    due = {
-        i: (tuple(variable.shape), dtype.itemsize)
-        for i, (variable, dtype) in enumerate(zip(targets, dtypes, strict=True))
-    }
-    if due != {i: (value.shape, value.itemsize) for i, value in state.variables.items()}:
-        raise UserError(
-            "The checkpoint was made by another model: its variables have other shapes. "
-            "Give another work directory."
-        )
-    for i, (variable, dtype) in enumerate(zip(targets, dtypes, strict=True)):
-        variable.assign(state.variables[i].view(dtype))  # of bfloat16 the file knows the bits only
-    if not state.parts:
-        return
-    strategy = strategy or tf.distribute.get_strategy()
-    first = workers.of(strategy).index * len(strategy.extended.worker_devices)
-    for i, parts in state.parts.items():
-        if len(parts) == strategy.num_replicas_in_sync:  # else the sum has been dealt out again
-            local = strategy.experimental_local_results(targets[i].value)
-            for own, value in zip(local, parts[first:], strict=False):
-                own.assign(value)
-
-
-def _parts(
-    model: keras.Model, place: Place, strategy: tf.distribute.Strategy
-) -> dict[int, np.ndarray]:
-    """Returns what each replica keeps of the metrics: their sums do not tell, and dealt out in
-    other parts they would be rounded otherwise.
-    """
-    if not place.step or strategy.num_replicas_in_sync == 1:
-        return {}
-    own = {id(variable) for variable in model.metrics_variables}
-    return {
-        i: workers.of(strategy).concatenate(
-            np.stack(strategy.experimental_local_results(variable.value))
-        )
-        for i, variable in enumerate(variables(model, place.step))
-        if id(variable) in own
-    }
-
-
-def _named(state: State) -> dict[str, np.ndarray]:
-    """Returns the arrays of a state by the names that they have in a file."""
-    groups = {
-        "variables": state.variables,
-        "parts": state.parts,
-        "best": dict(enumerate(state.best)),
-        "callbacks": dict(enumerate(state.callbacks)),
-    }
-    return {f"{group} {i}": each for group, found in groups.items() for i, each in found.items()}
-
-
-def _state(file: pathlib.Path | io.BytesIO) -> State:
-    groups: dict[str, dict[int, np.ndarray]] = {
-        name: {} for name in ("variables", "parts", "best", "callbacks")
-    }
-    with np.load(file, allow_pickle=False) as arrays:
-        for name in arrays.files:
-            group, i = name.split()
-            groups[group][int(i)] = arrays[name]
-    best, callbacks = (tuple(groups[name].values()) for name in ("best", "callbacks"))
-    return State(groups["variables"], groups["parts"], best, callbacks)
-
-
-def _place(found: Mapping) -> Place:
-    lists = {name: tuple(found[name]) for name in ("history", "phases")}
-    return Place(**{**found, **lists})
-
-
-def _finite(value: np.ndarray, infinite: bool) -> bool:
-    if value.dtype.kind == "V":  # NumPy knows no bfloat16
-        value = value.astype(np.float32)
-    return not np.isnan(value).any() if infinite else bool(np.isfinite(value).all())
