@@ -2,20 +2,17 @@
 
 import csv
 import json
-import os
-import pathlib
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tfbp import commands
+
 # In which the others must have ended.
 MINUTE = 60
 
@@ -36,6 +33,7 @@ from tfbp.data import catalog
 class Config(tfbp.Config):
     data: str = tfbp.field("random?shape=6&classes=4&count=120", "the vectors")
     epochs: int = tfbp.field(6, "of the first phase")
+    dropout: float = tfbp.field(0.3, "rate of dropout")
     pause: float = tfbp.field(0.05, "seconds for each example that is read")
 
 
@@ -57,8 +55,9 @@ def task(config, splits):
 
 def model(config, splits):
     inputs = keras.Input(splits.train.spec[0].shape)
-    hidden = keras.layers.Dropout(0.3)(keras.layers.Dense(8, "relu", name="hidden")(inputs))
-    return keras.Model(inputs, keras.layers.Dense(len(splits.classes), name="head")(hidden))
+    x = keras.layers.Dense(8, "relu", name="hidden")(inputs)
+    x = keras.layers.Dropout(config.dropout)(x)
+    return keras.Model(inputs, keras.layers.Dense(len(splits.classes), name="head")(x))
 
 
 def phases(config):
@@ -74,15 +73,16 @@ FLAGS = ("mine.py", "--workdir=run", "--export_dir=exports", "--ema=0.9", "--che
 class Job:
     """A run in a folder: always the same command, by two workers."""
 
-    def __init__(self, folder, start_workers):
+    def __init__(self, folder, start_workers, *flags):
         folder.mkdir()
+        self.flags = [*FLAGS, *flags]
         (folder / "mine.py").write_text(RECIPE)
         self.folder, self.run, self._start = folder, folder / "run", start_workers
         self._told = [0, 0]
 
     def start(self):
         self._told = [len(self._log(worker)) for worker in (0, 1)]
-        return self._start(PROGRAM, "run", *FLAGS, folders=[self.folder] * 2)
+        return self._start(PROGRAM, "run", *self.flags, folders=[self.folder] * 2)
 
     def _log(self, worker):
         log = self.folder.with_name(f"{self.folder.name}.{worker}.log")
@@ -154,39 +154,42 @@ def test_a_run_whose_workers_are_lost_again_and_again_ends_like_one_left_alone(
         assert found[0].endswith("Start all again: the run goes on.")
         assert not (job.run / "result.json").exists()
 
-    processes = job.start()  # One is asked to stop: all do, behind one update.
-    job.until_training(processes)
-    processes[1].send_signal(signal.SIGTERM)
-    job.ends(processes)
-    for worker in (0, 1):
-        assert "Stopped on request. run holds a checkpoint. The same command" in job.said(worker)
-    shutil.copytree(job.folder, tmp_path / "one")
-
     untouched, processes = alone.start(), job.start()
-    one = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "launch", "--workers=1", "--", "run", *FLAGS],
-        cwd=tmp_path / "one",
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert one.returncode == 0, one.stderr
     job.ends(processes, code=0)
     alone.ends(untouched, code=0)
-
     weights, *rest = job.end()
     expected, *others = alone.end()
     for ours, theirs in zip(weights, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert rest == others
-    job.run = tmp_path / "one" / "run"
-    _, _, _, rows = job.end()  # Dropout is drawn by each worker: the rest differs, but the course.
-    assert [row["epoch"] for row in rows] == [row["epoch"] for row in others[-1]]
+    assert not [path for path in job.run.rglob("*") if path.name.endswith((".tmp", ".old"))]
 
 
-def test_a_run_goes_on_with_another_number_of_workers(tmp_path, start_workers):
-    pass
+def test_a_request_to_one_worker_stops_all_and_one_alone_can_go_on(
+    tmp_path, start_workers, monkeypatch
+):
+    job = Job(tmp_path / "job", start_workers, "--dropout=0")
+    processes = job.start()
+    job.until_training(processes)
+    processes[1].send_signal(signal.SIGTERM)
+    job.ends(processes)
+    for worker in (0, 1):
+        assert "Stopped on request. run holds a checkpoint. The same command" in job.said(worker)
+
+    one = Job(tmp_path / "one", start_workers, "--dropout=0")
+    monkeypatch.chdir(one.folder)
+    assert commands.main("", ["run", *one.flags]) == 0
+    monkeypatch.chdir(job.folder)
+    assert commands.main("", ["run", *job.flags]) == 0
+    weights, metrics, _, rows = job.end()
+    expected, others, _, course = one.end()
+    for ours, theirs in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    for split, found in metrics.items():
+        assert found["loss"] == pytest.approx(others[split]["loss"], rel=1e-5)
+    for ours, theirs in zip(rows, course, strict=True):
+        assert (ours["phase"], ours["epoch"]) == (theirs["phase"], theirs["epoch"])
+        assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-5)
 
 
 REFUSED = """
@@ -205,14 +208,15 @@ def test_workers_that_are_not_alike_are_refused_at_the_start(tmp_path, start_wor
     for worker, folder in enumerate((tmp_path / "0", tmp_path / "1")):
         folder.mkdir()
         (folder / "mine.py").write_text(RECIPE)
-        other = RECIPE.replace('Dense(8, "relu"', 'Dense(8, "tanh"') if worker else RECIPE
+        other = RECIPE.replace('"relu"', '"tanh"') if worker else RECIPE
         (folder / "other.py").write_text(other)
-        x = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
-        x[7, 3] += worker
-        np.savez(folder / "data.npz", x=x, y=np.arange(40) % 4)
+        rows = [[*range(i, i + 6), i % 4] for i in range(40)]
+        rows[7][3] += worker
+        lines = [",".join("abcdefy"), *(",".join(map(str, row)) for row in rows)]
+        (folder / "data.csv").write_text("\n".join(lines))
     cases = {
         "a flag": [[*mine, "--seed=1"], [*mine, "--seed=2"]],
-        "data": [[*mine, "--data=file:data.npz"]] * 2,
+        "data": [[*mine, "--data=csv:data.csv?target=y&validation=0"]] * 2,
         "the recipe": [["other.py", "--workdir=run"]] * 2,
         "another recipe": [["mine.py", "--workdir=run"], ["other.py", "--workdir=run"]],
     }
@@ -228,7 +232,7 @@ def test_workers_that_are_not_alike_are_refused_at_the_start(tmp_path, start_wor
         "a flag": r"`seed` \(2, not 1\)",
         "data": r"`examples` \('\w+', not '\w+'\)",
         "the recipe": r"`code` \('\w+', not '\w+'\)",
-        "another recipe": r"`recipe` \('other.py', not 'mine.py'\), `code` .*",
+        "another recipe": r"`recipe` \('other', not 'mine'\), `code` .*",
     }
     for case, differs in what.items():
         for code, text in (each[case] for each in said):
