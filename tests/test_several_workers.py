@@ -226,7 +226,11 @@ def test_two_workers_give_the_result_of_one(name, two, one, monkeypatch):
     rows = zip(*(without_seconds(each.history) for each in (theirs, expected)), strict=True)
     for other, ours in rows:
         del other["phase"], ours["phase"]
+        # Keras's variance over replicas is a difference of two sums, and its gradient as rounded.
+        norms = {name: (other.pop(name), ours.pop(name)) for name in list(ours) if "norm" in name}
         assert other == pytest.approx(ours, rel=1e-5, abs=1e-5)
+        for found, norm in norms.values():
+            assert found == pytest.approx(norm, rel=1e-3)
     assert flat(theirs.result["metrics"]) == pytest.approx(
         flat(expected.result["metrics"]), rel=1e-5, abs=1e-5
     )
@@ -304,8 +308,7 @@ def test_a_run_leaves_one_set_of_files(two):
     for name in RUNS:
         run = top / ("0" if name == APART else "shared") / name
         result = found[name][0]["result"]
-        files = {path.name for path in run.iterdir()}
-        assert files - {"vocabulary.txt", "vocabulary.json"} == {
+        assert {path.name for path in run.iterdir()} - {"labels.txt", "vocabulary.txt"} == {
             *("config.json", "flags.txt", "history.csv", "manifest.json", "model.keras"),
             *("result.json", "tensorboard"),
         }
