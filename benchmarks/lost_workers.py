@@ -169,12 +169,12 @@ def networks() -> Iterator[tuple[list[str], Callable[[int], None], Callable[[int
         for name in (bridge, *names):
             ip("netns", "add", name)
             stack.callback(ip, "netns", "del", name)
-        ip("-n", bridge, "link", "add", "all", "type", "bridge")
-        ip("-n", bridge, "link", "set", "all", "up")
+        ip("-n", bridge, "link", "add", "br0", "type", "bridge")
+        ip("-n", bridge, "link", "set", "br0", "up")
         for i, name in enumerate(names):
             ends = f"eth0 netns {name} type veth peer name to{i} netns {bridge}"
             ip("link", "add", *ends.split())
-            ip("-n", bridge, "link", "set", f"to{i}", "master", "all", "up")
+            ip("-n", bridge, "link", "set", f"to{i}", "master", "br0", "up")
             ip("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", "eth0")
             for link in ("lo", "eth0"):
                 ip("-n", name, "link", "set", link, "up")

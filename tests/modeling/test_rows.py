@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import inspect
 import json
 import logging
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -196,6 +198,23 @@ assert np.array_equal(found.read(everything), content(everything))
     computed = [int(line) for line in (tmp_path / "log").read_text().split()]
     assert sorted(computed) == list(range(1000))
     assert len(list(tmp_path.glob("began-*"))) == 2
+
+
+def test_what_a_process_has_taken_that_does_not_go_on_is_computed_all_the_same(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rows, "PATIENCE_SECONDS", 0.3)
+    mine, computed = opened(tmp_path / "rows"), []
+    claims = mine.folder / rows.CLAIMS
+    with open(claims / "2", "w") as two, open(claims / "4", "w") as four:
+        fcntl.flock(two, fcntl.LOCK_EX)
+        fcntl.flock(four, fcntl.LOCK_EX)
+        began = time.monotonic()
+        mine.fill(lambda indices: computed.append(indices[0] // 64) or content(indices))
+        assert 0.3 < time.monotonic() - began < 5
+    assert computed == [0, 1, 3, 5, 6, 2, 4]
+    assert mine.filled == COUNT
+    np.testing.assert_array_equal(mine.read(np.arange(COUNT)), content(np.arange(COUNT)))
 
 
 def test_what_a_dead_process_had_taken_is_free_again(tmp_path):

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pathlib
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,9 @@ FORMAT = 1
 LAYOUT, ROWS, MARKS, CLAIMS = "layout.json", "rows", "marks", "claims"
 _MARK_BYTES = 8
 _CLAIM_FILES = 32  # More processes than these cannot compute at the same time.
+POLL_SECONDS = 0.05
+# Without a block from the others for so long, this process computes those that they have taken.
+PATIENCE_SECONDS = 20.0
 
 Compute = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int, int], None]
@@ -81,8 +85,9 @@ class Rows:
         """Computes the rows that are not there, or are damaged, and checks those that are.
 
         Several processes may do so at once: each takes blocks that no other has taken, and waits
-        at the end for those of the others; what a dead one had taken is free again. Where the file
-        system takes no more, the rows from there on stay unfilled, and a warning says so.
+        at the end for those of the others; what a dead one had taken is free again, and what one
+        that does not go on has taken is computed all the same. Where the file system takes no
+        more, the rows from there on stay unfilled, and a warning says so.
 
         Args:
             compute: from indices (int64 [n], n at most `block`, rising by one) to rows
@@ -91,13 +96,12 @@ class Rows:
         """
         damaged, held = 0, np.flatnonzero(~self._whole).tolist()
         done = self.count - sum(len(self._indices(block)) for block in held)
-        waiting = False
+        patient, since = True, time.monotonic()
         try:
             while held:
                 pending, held = held, []
                 for block in pending:
-                    # Later rounds wait for the first block, and look which others are free then.
-                    mended = self._settle(block, compute, wait=waiting and block == pending[0])
+                    mended = self._settle(block, compute, patient)
                     if mended is None:
                         held.append(block)
                         continue
@@ -106,7 +110,10 @@ class Rows:
                     done += len(self._indices(block))
                     if progress:
                         progress(done, self.count)
-                waiting = True
+                    since = time.monotonic()
+                if held:
+                    time.sleep(POLL_SECONDS)
+                    patient = time.monotonic() - since < PATIENCE_SECONDS
         except _Refused as error:
             cause = error.__cause__
             logging.warning(
@@ -174,16 +181,16 @@ class Rows:
         missing = np.flatnonzero(~self._whole)
         return int(missing[0]) * self.block if len(missing) else self.count
 
-    def _settle(self, block: int, compute: Compute, wait: bool) -> bool | None:
+    def _settle(self, block: int, compute: Compute, patient: bool) -> bool | None:
         """Checks or fills a block; returns whether it was damaged, or None: another is filling it.
 
         Args:
-            wait: whether to wait for the other, and to look again then.
+            patient: whether to leave it to the other; else both write the same.
         """
         if self._is_whole(block):
             return False
-        with self._claim(block, wait) as mine:
-            if not mine:
+        with self._claim(block) as mine:
+            if not mine and patient:
                 return None
             if self._is_whole(block):  # It has been filled since.
                 return False
@@ -215,7 +222,7 @@ class Rows:
         return mark == _mark_of(rows, block)
 
     @contextlib.contextmanager
-    def _claim(self, block: int, wait: bool) -> Iterator[bool]:
+    def _claim(self, block: int) -> Iterator[bool]:
         """Yields whether this process, and no other, may fill a block."""
         try:
             descriptor = os.open(
@@ -224,7 +231,7 @@ class Rows:
         except OSError as error:
             raise _Refused from error
         try:
-            yield locked(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            yield locked(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
             os.close(descriptor)
 
