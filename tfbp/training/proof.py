@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable
 
 import keras
+import tensorflow as tf
 
 from tfbp import fingerprint
 from tfbp.errors import CheckFailed
@@ -95,7 +96,7 @@ class Proof:
 
     def _take(self) -> Fingerprints:
         return {
-            path: [fingerprint.of_array(variable) for variable in layer.weights]
+            path: [fingerprint.of_array(tf.convert_to_tensor(each.value)) for each in layer.weights]
             for path, layer in self._layers.items()
         }
 
