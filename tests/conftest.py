@@ -1,7 +1,12 @@
 """What all tests share: a quiet TensorFlow on two cores, and the data beside the repository."""
 
+import contextlib
+import json
 import os
 import pathlib
+import socket
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -26,6 +31,7 @@ tf.config.set_logical_device_configuration(
 _CACHES = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _CACHES.name
 
+ROOT = pathlib.Path(__file__).parents[1]
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -38,3 +44,35 @@ def pytest_runtest_setup(item):
 def shared_data() -> pathlib.Path:
     """Returns the folder of the data sets; for tests that are marked `shared_data`."""
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def start_workers():
+    """Returns what starts a program as the workers of one cluster: from its text, its arguments and
+    a folder for each to the processes. What worker i says is in the file `<folder>.<i>.log`.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(program, *arguments, folders):
+            with contextlib.ExitStack() as ports:
+                taken = [
+                    ports.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in folders
+                ]
+                cluster = {"worker": [f"127.0.0.1:{each.getsockname()[1]}" for each in taken]}
+            processes = []
+            for index, folder in enumerate(folders):
+                config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+                with open(f"{folder}.{index}.log", "ab") as log:
+                    process = subprocess.Popen(
+                        [sys.executable, "-c", program, *arguments],
+                        cwd=folder,
+                        env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(config)},
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                    )
+                stack.callback(process.kill)
+                processes.append(process)
+            return processes
+
+        yield start

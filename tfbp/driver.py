@@ -132,7 +132,7 @@ def _run(recipe: types.ModuleType, config: recipes.Config, strategy: tf.distribu
     source = identity.of_code(pathlib.Path(recipe.__file__))
     its = workers.of(strategy)
     # Before there is a model: workers of other shapes would wait for each other.
-    its.check_alike({"config": identity.of_command(config), "source": source})
+    its.check_alike({"recipe": name, "config": identity.of_command(config), "source": source})
     its.on_chief(lambda: versions.check_writable(exports))
     it = _build(recipe, config, strategy)
     asked = identity.of_recipe(recipe, config) | identity.of_run(it)

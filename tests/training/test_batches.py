@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,6 +76,19 @@ def test_two_replicas_share_out_each_global_batch():
     assert [part[2].tolist() for part in two[2]] == [[0.0], [1.0]]
 
 
+@pytest.mark.parametrize(("count", "replicas"), [(1, 3), (2, 3), (3, 5), (4, 5), (7, 3)])
+def test_what_all_replicas_read_is_the_batch_and_empty_slices_read_all_of_it(count, replicas):
+    reader = batches.reader(numbered(count), batch_size=count, seed=2)
+    step, every = tf.constant(0, tf.int64), tf.constant(replicas, tf.int64)
+    read = [reader(step, tf.constant(i, tf.int64), every) for i in range(replicas)]
+    weighing = np.concatenate([x.numpy().ravel() for x, _, _, share in read if share > 0])
+    assert sorted(weighing) == list(range(count))
+    for x, _, weight, share in read:
+        if share == 0:  # Statistics over all replicas are those of the batch.
+            assert sorted(x.numpy().ravel().tolist()) == list(range(count))
+            assert not weight.numpy().any()
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 5), st.integers(1, 4))
 def test_the_shares_of_an_update_are_its_batches_parts_of_its_examples(
@@ -128,16 +142,14 @@ def test_weights_have_one_number_for_each_loss():
 @given(st.integers(1, 20), st.integers(1, 9), st.sampled_from(["one", "mirrored"]))
 def test_evaluation_reads_each_example_once_in_its_own_order(size, batch_size, name):
     where = strategy.resolve(name)
-    found = [
-        x.numpy()[:count, 0]
-        for x, _, count in (
-            parts
-            for batch in batches.evaluation(numbered(size), where, batch_size=batch_size)
-            for parts in zip(*map(where.experimental_local_results, batch), strict=True)
-        )
-        if len(x) == max(1, count)
-    ]
-    np.testing.assert_array_equal(np.concatenate(found), np.arange(size))
+    read, told = [], []
+    for batch in batches.evaluation(numbered(size), where, batch_size=batch_size):
+        for x, _, indices in zip(*map(where.experimental_local_results, batch), strict=True):
+            assert len(x) == max(1, len(indices))
+            read.append(x.numpy()[: len(indices), 0])
+            told.append(indices.numpy())
+    np.testing.assert_array_equal(np.concatenate(read), np.arange(size))
+    np.testing.assert_array_equal(np.concatenate(told), np.arange(size))
 
 
 def test_small_rows_are_read_in_place_like_those_of_a_dataset(monkeypatch):

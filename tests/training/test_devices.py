@@ -138,9 +138,10 @@ def test_two_devices_give_the_weights_losses_and_metrics_of_one(size, batch_size
         np.testing.assert_allclose(two[2][name], values, rtol=1e-4, atol=1e-5)
 
 
-def test_synchronized_statistics_of_an_uneven_batch_are_those_of_one_device():
+@pytest.mark.parametrize("size", [23, 17], ids=["uneven", "one left over"])
+def test_synchronized_statistics_of_an_uneven_batch_are_those_of_one_device(size):
     settings = {"network": synchronized, "batch_norm": "train", "optimizer": "sgd"}
-    one, two = (train(devices, 23, 8, **settings) for devices in ("one", "mirrored"))
+    one, two = (train(devices, size, 8, **settings) for devices in ("one", "mirrored"))
     for ours, theirs in zip(one[0], two[0], strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
     assert two[1][-1] == pytest.approx(one[1][-1], rel=1e-5)

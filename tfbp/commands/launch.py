@@ -30,9 +30,13 @@ POLL_SECONDS = 0.1
 # From the request to stop to the end by force: longer than a worker waits for one that is lost.
 GRACE_SECONDS = 30.0
 HOST = "127.0.0.1"
-_PROGRAM = (
-    "import sys; from tfbp import commands; sys.exit(commands.main(sys.argv[1], sys.argv[2:]))"
-)
+# prctl(PR_SET_PDEATHSIG): a launcher that is killed cannot stop its workers, the kernel does.
+_PROGRAM = """
+import ctypes, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+from tfbp import commands
+sys.exit(commands.main(sys.argv[1], sys.argv[2:]))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +115,7 @@ def _worker(command: Sequence[str], config: str) -> Iterator[subprocess.Popen]:
 
 def _copy(lines: IO[bytes], to: IO[bytes], mark: bytes) -> None:
     for line in lines:
-        to.write(mark + line)
+        to.write(mark + line.removesuffix(b"\n") + b"\n")
         to.flush()
 
 

@@ -43,7 +43,7 @@ def training(
 
     Each replica gets (x, y, weight, share): its slice of the global batch; float32 weights, [slice]
     (or [slice, 1] where y is a sequence of labels), which are 1, or the weight of the label's
-    class, but for the stand-in example of an empty slice, which weighs 0; and the factor, float32
+    class, but for what stands in for an empty slice, which weighs 0; and the factor, float32
     scalar, that makes the mean over replicas of their means, summed over the batches of an update,
     the mean of all examples of the update.
 
@@ -81,10 +81,14 @@ def reader(
 
     def read(step, replica, replicas):
         epoch, low, high = _slice(step, epoch_steps, size, batch_size, replica, replicas)
-        positions = tf.range(low, tf.maximum(high, low + 1)) % size
+        # The whole batch, smaller than there are replicas, stands in for an empty slice: statistics
+        # that all replicas share are then those of the batch.
+        _, start, end = _slice(step, epoch_steps, size, batch_size, 0, 1)
+        empty = high == low
+        positions = tf.range(tf.where(empty, start, low), tf.where(empty, end, high))
         indices = order(positions, size, seed, epoch)
         x, y = examples.read_augmented(indices, seed, epoch)
-        weight = tf.fill([tf.size(indices), *inner], tf.where(high > low, 1.0, 0.0))
+        weight = tf.fill([tf.size(indices), *inner], tf.where(empty, 0.0, 1.0))
         if class_weights is not None:
             weight *= tf.gather(tf.constant(class_weights, tf.float32), y)
         first = step % epoch_steps // accumulate * accumulate * batch_size

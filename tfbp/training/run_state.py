@@ -112,9 +112,10 @@ def restore(
     if not state.parts:
         return
     strategy = strategy or tf.distribute.get_strategy()
-    first = workers.of(strategy).index * len(strategy.extended.worker_devices)
+    replicas, its = strategy.num_replicas_in_sync, workers.of(strategy)
+    first = its.index * (replicas // its.count)
     for i, parts in state.parts.items():
-        if len(parts) == strategy.num_replicas_in_sync:  # else the sum has been dealt out again
+        if len(parts) == replicas:  # else the sum has been dealt out again
             local = strategy.experimental_local_results(targets[i].value)
             for own, value in zip(local, parts[first:], strict=False):
                 own.assign(value)

@@ -1,8 +1,12 @@
 """The devices that a run trains on, as a `tf.distribute` strategy."""
 
+import contextlib
 import functools
 import json
 import os
+import shutil
+import signal
+import sys
 
 import tensorflow as tf
 
@@ -56,15 +60,37 @@ def _multiworker() -> tf.distribute.MultiWorkerMirroredStrategy:
     if _named_workers():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     elif "SLURM_STEP_NODELIST" in os.environ:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+        resolver = _slurm()
     else:
         rule = "needs the environment variable TF_CONFIG, or a step of Slurm (`srun`)"
         raise mistake("strategy", rule, "multiworker")
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        made = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except RuntimeError as error:
         rule = "must be made before TensorFlow does anything else, and the model in its scope"
         raise mistake("strategy", rule, "multiworker") from error
+    with contextlib.suppress(ValueError):  # outside the main thread, which alone has handlers
+        signal.signal(signal.SIGTERM, handler)  # TensorFlow has put one of its own in its place
+    return made
+
+
+def _slurm() -> tf.distribute.cluster_resolver.ClusterResolver:
+    resolvers = tf.distribute.cluster_resolver
+    try:
+        if shutil.which("nvidia-smi"):
+            return resolvers.SlurmClusterResolver()
+        # TensorFlow's deals GPUs out to the tasks, and fails where there are none to deal out.
+        without = {"gpus_per_node": sys.maxsize, "gpus_per_task": 1, "auto_set_gpu": False}
+        found = resolvers.SlurmClusterResolver(**without)
+        spec = found.cluster_spec()
+    except (RuntimeError, ValueError) as error:
+        rule = f"needs a step of Slurm (`srun`), or the environment variable TF_CONFIG: {error}"
+        raise mistake("strategy", rule, "multiworker") from error
+    job, task = found.get_task_info()
+    return resolvers.SimpleClusterResolver(
+        spec, task_type=job, task_id=task, num_accelerators={"GPU": 0}, rpc_layer="grpc"
+    )
 
 
 def _named_workers() -> int:

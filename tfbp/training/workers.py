@@ -108,11 +108,14 @@ class Workers:
         if self.is_chief:
             try:
                 answer = {"value": function()}
-            except (UserError, CheckFailed) as error:
-                answer, raised = {"error": str(error)}, error
+            except UserError as error:
+                answer, raised = {"mistake": str(error)}, error
+            except CheckFailed as error:
+                answer, raised = {"failure": str(error)}, error
         answer = json.loads(self.from_chief(json.dumps(answer).encode()))
-        if "error" in answer:
-            raise raised or UserError(answer["error"])
+        for name, kind in (("mistake", UserError), ("failure", CheckFailed)):
+            if name in answer:
+                raise raised or kind(answer[name])
         return answer["value"]
 
     def share(self, variables: Iterable[keras.Variable]) -> None:
