@@ -20,9 +20,11 @@ test: .venv/test.stamp
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m pytest -n 2
 
-# Long trials: runs that are killed 50 times, the server under load, and 10,000 malformed requests.
+# Long trials: runs that are killed 50 times, three workers that are lost and cut off, the server
+# under load, and 10,000 malformed requests.
 soak: .venv/test.stamp
 	$(PYTHON) benchmarks/kills.py --kills=50
+	$(PYTHON) benchmarks/lost_workers.py --losses=6 --cuts=2
 	$(PYTHON) benchmarks/serving.py --seconds=60
 	$(PYTHON) -m pytest --hypothesis-profile=soak tests/serving/test_limits.py -k answered_500
 

@@ -58,3 +58,8 @@ def test_the_order_of_keys_does_not_matter_but_values_do():
     one = fingerprint.of_json({"a": 1, "b": {"c": [1, 2], "d": None}})
     assert one == fingerprint.of_json({"b": {"d": None, "c": [1, 2]}, "a": 1})
     assert one != fingerprint.of_json({"a": 1, "b": {"c": [2, 1], "d": None}})
+
+
+def test_arrays_hashed_at_once_are_told_apart_in_their_order():
+    arrays = [np.full(10_000 + i, i) for i in range(20)]
+    assert fingerprint.of_arrays(arrays) == [fingerprint.of_array(each) for each in arrays]

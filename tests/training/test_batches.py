@@ -150,3 +150,33 @@ def test_evaluation_reads_each_example_once_in_its_own_order(size, batch_size, n
             told.append(indices.numpy())
     np.testing.assert_array_equal(np.concatenate(read), np.arange(size))
     np.testing.assert_array_equal(np.concatenate(told), np.arange(size))
+
+
+def test_small_rows_are_read_in_place_like_those_of_a_dataset(monkeypatch):
+    options = {"batch_size": 4, "steps": range(2, 9), "seed": 3, "accumulate": 2}
+    in_place = read(numbered(10), **options)
+    monkeypatch.setattr(batches, "SMALL", 0)
+    for ours, theirs in zip(in_place, read(numbered(10), **options), strict=True):
+        for one, other in zip(*ours, *theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_rows_are_read_in_place_only_where_that_is_a_copy():
+    def in_place(examples, where=ONE, batch_size=4):
+        found = batches.training(examples, where, batch_size=batch_size, steps=range(1), seed=0)
+        return isinstance(found, batches._InPlace)
+
+    examples = numbered(10)
+    assert in_place(examples)
+    assert in_place(examples.take([1, 2]))
+    assert not in_place(examples, strategy.resolve("mirrored"))
+    assert not in_place(examples, batch_size=batches.SMALL // 8 + 1)
+    assert not in_place(examples.augmented(lambda x, seed: x))
+    assert not in_place(examples.mapped(lambda x: x, tf.TensorSpec([1])))
+
+
+def test_each_pass_over_rows_in_place_begins_anew():
+    found = batches.training(numbered(10), ONE, batch_size=4, steps=range(1, 4), seed=0)
+    first, second = ([x.numpy() for x, *_ in found] for _ in range(2))
+    assert len(first) == 3
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(second))

@@ -23,6 +23,7 @@ from tfbp.auditing.finding import IDS, AuditFailed, Finding
 from tfbp.data.examples import Splits
 from tfbp.errors import mistake
 from tfbp.modeling import freezing
+from tfbp.tasks import probe
 from tfbp.tasks.task import Task
 from tfbp.training.phase import Phase
 
@@ -84,13 +85,15 @@ def findings(
     backbones = [backbone] if isinstance(backbone, keras.Model) else list(backbone)
     if strange := [each for each in backbones if not isinstance(each, keras.Model)]:
         raise mistake("backbone", "must be a Keras model, or several", strange[0])
-    with trial.untouched(model):
-        found = [*losses.findings(model, splits, task)]
-        refused = bool(found) and "loss-mismatch" not in allow
+    with trial.untouched(model), probe.asking_once():
+        # First, for it looks on while the model is asked; the others look at the answer.
+        found = [*preprocessing.findings(model, splits, backbones)]
+        mismatch = [*losses.findings(model, splits, task)]
+        refused = bool(mismatch) and "loss-mismatch" not in allow
         if not refused:  # What cannot run at all is accepted by nobody.
             task.check(model, splits.train)
+        found += mismatch
         found += connection.findings(model, splits, backbones)
-        found += preprocessing.findings(model, splits, backbones)
     found += examples.findings(splits, task)
     for number, phase in enumerate(phases):
         with trial.untouched(model):

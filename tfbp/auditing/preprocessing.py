@@ -18,7 +18,6 @@ from tfbp.errors import UserError
 from tfbp.modeling import heads, paths
 from tfbp.tasks import probe
 
-_IMAGES = 8
 # In grey values, of 255. Two roundings to bfloat16 make a difference of up to 2.
 _EQUAL = 3
 # What a bicubic resizing may overshoot by. Preprocessing left out or done twice is off by over 100.
@@ -40,10 +39,11 @@ def findings(
     known = _known([*_models(model), *backbones])
     if splits.train.spec[0].shape.rank != 3 or not known:
         return
-    x, _ = probe.few(splits.train, _IMAGES)
-    for backbone, first in known:
-        with _inputs(first) as seen:
-            probe.outputs(model, splits.train, _IMAGES)
+    x, _ = probe.few(splits.train, probe.EXAMPLES)
+    with contextlib.ExitStack() as stack:
+        reached = [(backbone, stack.enter_context(_inputs(first))) for backbone, first in known]
+        probe.ask(model, splits.train)
+    for backbone, seen in reached:
         # None where the model does not use the backbone.
         if seen and seen[0].ndim == 4 and seen[0].shape[-1] == 3:
             yield from _judge(backbone, x, seen[0])

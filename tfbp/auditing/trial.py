@@ -42,7 +42,7 @@ class Trial:
 def untouched(model: keras.Model) -> Iterator[None]:
     """Leaves the values of all variables, random seeds too, and what is trainable as they were."""
     layers = [(layer, layer.trainable) for layer in model._flatten_layers()]
-    variables = [(each, each.trainable, each.value.numpy()) for each in model.variables]
+    variables = [(each, each.trainable, _value(each)) for each in model.variables]
     try:
         yield
     finally:
@@ -147,16 +147,20 @@ def _norm(gradient: np.ndarray | None) -> float | None:
     return None if gradient is None else float(np.linalg.norm(gradient.astype(np.float64)))
 
 
+def _value(variable: keras.Variable) -> tf.Tensor:
+    """Returns what a variable holds now. Nothing is copied unless the variable changes."""
+    return tf.convert_to_tensor(variable.value)
+
+
 def _values(layer):
-    return [variable.value.numpy() for variable in layer.weights]
+    return [_value(variable) for variable in layer.weights]
 
 
 def _differ(before, layer) -> bool:
-    return not all(
-        _equal(old, new.value.numpy()) for old, new in zip(before, layer.weights, strict=True)
-    )
+    return not all(_equal(old, new) for old, new in zip(before, _values(layer), strict=True))
 
 
-def _equal(old: np.ndarray, new: np.ndarray) -> bool:
+def _equal(old: tf.Tensor, new: tf.Tensor) -> bool:
+    old, new = np.asarray(old), np.asarray(new)
     # Looking for NaN takes fifty times as long.
     return np.array_equal(old, new) or np.array_equal(old, new, equal_nan=True)

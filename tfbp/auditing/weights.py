@@ -96,20 +96,22 @@ def _starts(layer: keras.layers.Layer) -> list[tuple[keras.Variable, bool]]:
 
 
 def _holds(variable: keras.Variable, draws: Sequence[keras.initializers.Initializer]) -> bool:
-    value = variable.value.numpy()
+    value = np.asarray(tf.convert_to_tensor(variable.value))  # not copied
     return any(_is_draw(value, draw(variable.shape, variable.dtype)) for draw in draws)
 
 
 def _is_draw(value: np.ndarray, draw: tf.Tensor) -> bool:
-    draw = draw.numpy()
+    draw = np.asarray(draw)
+    few = [each.ravel()[:_FEW].astype(np.float32) for each in (value, draw)]
+    # Almost always the first few tell already.
+    if not (np.array_equal(*few) or _is_multiple(*few)):
+        return False
     if np.array_equal(value, draw):
         return True
     # keras.layers.EinsumDense scales what its initializer draws; one number is a multiple of any.
     if value.size < _SOME or not value.any():
         return False
-    value, draw = value.astype(np.float32).ravel(), draw.astype(np.float32).ravel()
-    # Almost always the first few tell already.
-    return all(_is_multiple(value[:most], draw[:most]) for most in (_FEW, value.size))
+    return _is_multiple(value.astype(np.float32).ravel(), draw.astype(np.float32).ravel())
 
 
 def _is_multiple(value: np.ndarray, draw: np.ndarray) -> bool:

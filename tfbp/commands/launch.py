@@ -33,7 +33,8 @@ HOST = "127.0.0.1"
 # prctl(PR_SET_PDEATHSIG): a launcher that is killed cannot stop its workers, the kernel does.
 _PROGRAM = """
 import ctypes, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 from tfbp import commands
 sys.exit(commands.main(sys.argv[1], sys.argv[2:]))
 """
@@ -53,28 +54,30 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> int:
     if rest or command[:1] != ["run"]:
         rule = "must be given a run to start: launch --workers=2 -- run RECIPE …"
         raise mistake("launch", rule, " ".join([*rest, *command]))
-    own = cores(settings.workers, settings.cores_each)
+    own = cores(settings.workers, settings.cores_each) if settings.cores_each else []
     started = [sys.executable, "-c", _PROGRAM, os.fspath(recipes_folder), *command]
     with contextlib.ExitStack() as stack:
         processes = [
             stack.enter_context(_worker(started, config)) for config in configs(settings.workers)
         ]
-        for process, some in zip(processes, own, strict=True):
+        for process, some in zip(processes, own, strict=False):
             os.sched_setaffinity(process.pid, some)  # before it imports what starts threads
         return _watch(processes)
 
 
 def cores(workers: int, each: int) -> list[set[int]]:
-    """Returns the cores of each worker: `each` that no other has; 0: all of them.
+    """Returns the cores of each worker, `each` that no other has.
 
     Raises:
-        tfbp.UserError: there are not as many.
+        tfbp.UserError: there are not as many, or the system does not deal them out.
     """
+    if not hasattr(os, "sched_getaffinity"):
+        raise mistake("cores_each", "must be 0: this system does not deal out cores", each)
     there = sorted(os.sched_getaffinity(0))
     if each * workers > len(there):
         rule = f"must not be more than the {len(there)} cores there are, for all workers together"
         raise mistake("cores_each", rule, each)
-    return [set(there[i * each : (i + 1) * each] if each else there) for i in range(workers)]
+    return [set(there[i * each : (i + 1) * each]) for i in range(workers)]
 
 
 def configs(count: int) -> list[str]:

@@ -54,7 +54,8 @@ class Trace:
         def outside(name: str) -> str:
             if name not in known:
                 value = captured[name]
-                known[name] = fingerprint.of_array(self._fixed.get(id(value), value))
+                value = tf.convert_to_tensor(self._fixed.get(id(value), value))  # not a copy
+                known[name] = fingerprint.of_array(value)
             return known[name]
 
         for call in calls:

@@ -6,7 +6,7 @@ steps, metrics and callbacks here are Keras's own.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -106,11 +106,12 @@ def train(
         count = min(together * accumulate, in_epoch - step)
         callbacks.on_train_batch_begin(step)
         began = time.perf_counter()
-        count, finite = (value.numpy() for value in steps(iterator, tf.constant(count)))
-        logs = results(model)
+        count, finite, measured = steps(iterator, tf.constant(count))
+        logs = _numbers(measured)
         limit = min(_adapt(limit, its.longest(time.perf_counter() - began)), updates)
-        last = step + int(count) - 1
-        done += int(count)
+        count = int(count)
+        last = step + count - 1
+        done += count
         if not finite:
             first = last // accumulate * accumulate if skipping else last
             chosen = range(epoch * in_epoch + first, done)
@@ -158,9 +159,9 @@ def _until_watched(update: int, watch: int) -> int:
     return watch - update % watch if update % watch else 1
 
 
-def results(model: keras.Model) -> dict[str, float]:
-    """Returns the model's running metrics, "loss" first."""
-    found = {name: float(value) for name, value in model.get_metrics_result().items()}
+def _numbers(measured: Mapping[str, tf.Tensor]) -> dict[str, float]:
+    """Returns a model's running metrics as numbers, "loss" first."""
+    found = {name: float(value) for name, value in measured.items()}
     return {"loss": found.pop("loss"), **found}
 
 
@@ -189,9 +190,11 @@ def _loss(model: keras.Model) -> keras.metrics.Metric:
 
 
 def _compile(model, strategy, skipping):
-    """Returns what runs steps, from (iterator, count) to (steps done, whether all was finite).
+    """Returns what runs steps, from (iterator, count) to (steps done, whether all was finite, the
+    model's running metrics).
 
-    It ends with a step whose loss is not finite or, where it skips, with an update left out.
+    It ends with a step whose loss is not finite or, where it skips, with an update left out. A step
+    is traced as Keras's fit does, without AutoGraph, which would read the source of all it calls.
     """
     accumulate = model.optimizer.accumulate
     counts = model.metrics_variables if strategy.num_replicas_in_sync > 1 else []
@@ -210,6 +213,7 @@ def _compile(model, strategy, skipping):
     if model.jit_compile:
         one = tf.function(one, jit_compile=True, reduce_retracing=True)
 
+    @tf.autograph.experimental.do_not_convert
     def run(iterator):
         totals = strategy.run(one, args=next(iterator))
         return tf.math.is_finite(strategy.reduce("SUM", totals, axis=None))
@@ -220,7 +224,7 @@ def _compile(model, strategy, skipping):
         while (done < count) & finite:
             finite = run(iterator)
             done += 1
-        return done, finite
+        return done, finite, model.get_metrics_result()
 
     # What a step changes by itself; the weights wait for the update.
     changing = [
@@ -243,7 +247,7 @@ def _compile(model, strategy, skipping):
             if not finite:
                 for part, value in zip(changing, before, strict=True):
                     part.assign(value)
-        return done, finite
+        return done, finite, model.get_metrics_result()
 
     return updates if model.optimizer.deferred else steps
 
@@ -260,7 +264,7 @@ class Measure:
         self._strategy, self._workers = strategy, workers.of(strategy)
         self._batches = {}  # kept, since tracing them takes longer than reading small examples
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def step(iterator):  # whose batches have no fixed size: a smaller one is not traced again
             return strategy.run(one, args=next(iterator))
 

@@ -1,9 +1,11 @@
 """After a phase, the proof: what was frozen has not changed, what should learn has moved."""
 
+import itertools
 import time
 from collections.abc import Iterable
 
 import keras
+import tensorflow as tf
 
 from tfbp import fingerprint
 from tfbp.errors import CheckFailed
@@ -94,10 +96,11 @@ class Proof:
         return self._frozen.frozen | self._frozen.trainable
 
     def _take(self) -> Fingerprints:
-        return {
-            path: [fingerprint.of_array(variable) for variable in layer.weights]
-            for path, layer in self._layers.items()
-        }
+        weights = {path: layer.weights for path, layer in self._layers.items()}
+        # As tensors they are hashed where they lie; NumPy would copy the variables.
+        values = (tf.convert_to_tensor(each.value) for found in weights.values() for each in found)
+        hashes = iter(fingerprint.of_arrays(values))
+        return {path: list(itertools.islice(hashes, len(each))) for path, each in weights.items()}
 
 
 def _ids(variables: Iterable[keras.Variable]) -> set[int]:

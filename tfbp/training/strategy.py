@@ -70,8 +70,9 @@ def _multiworker() -> tf.distribute.MultiWorkerMirroredStrategy:
     except RuntimeError as error:
         rule = "must be made before TensorFlow does anything else, and the model in its scope"
         raise mistake("strategy", rule, "multiworker") from error
-    with contextlib.suppress(ValueError):  # outside the main thread, which alone has handlers
-        signal.signal(signal.SIGTERM, handler)  # TensorFlow has put one of its own in its place
+    # TensorFlow has put one of its own in its place. Outside the main thread that cannot be undone.
+    with contextlib.suppress(ValueError, TypeError):
+        signal.signal(signal.SIGTERM, handler)
     return made
 
 
