@@ -188,6 +188,8 @@ def lose_all(folder: pathlib.Path, alone: Job, wanted: int, life: float, lose: C
         life: seconds that a run takes.
         lose: from a job and the number of losses before to what `Job.lose` returns.
     """
+    if not wanted:
+        return 0
     times, ended, differing = [], 0, 0
     while True:
         job = Job(folder / str(ended))
