@@ -191,6 +191,24 @@ def test_a_chief_of_its_own_comes_first(three):
             "/job:worker/replica:0/task:0 reports: /job:worker/replica:0/task:1 is gone",
             "Worker 2 (c:3)",
         ),
+        # It has it from one who has lost the chief, and lives.
+        (
+            ("worker", 1),
+            "Collective ops is aborted by: Deadline Exceeded\n\n"
+            "RPC: /tensorflow.CoordinationService/Heartbeat\n"
+            "Additional GRPC error information from remote target /job:worker/replica:0/task:0 "
+            "while calling /tensorflow.WorkerService/RecvBuf:\n:UNKNOWN:Error received from peer  "
+            '{grpc_status:4, grpc_message:"Collective ops is aborted by: Deadline Exceeded"}',
+            "Worker 0 (a:1)",
+        ),
+        # It has lost the one who does not answer.
+        (
+            ("worker", 1),
+            "Socket closed\nAdditional GRPC error information from remote target "
+            "/job:worker/replica:0/task:0 while calling /tensorflow.WorkerService/RecvBuf:\n"
+            ':UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:"Socket closed"}',
+            "Worker 1 (b:2)",
+        ),
         # Nobody is named where the service does not answer, which the chief runs.
         (("worker", 0), "failed to connect", "Worker 0 (a:1)"),
     ],

@@ -35,6 +35,8 @@ PATIENCE_SECONDS = 5.0
 _ABORTED = "Collective ops is aborted"
 # What TensorFlow calls a worker in the messages of its errors.
 _TASK = re.compile(r"/job:(chief|worker)/replica:0/task:(\d+)")
+# How it names one that lives: it has answered, with the reason why it has stopped itself.
+_ANSWERED = re.compile(rf'remote target \S+(?= while calling .*\n.*grpc_message:"{_ABORTED})')
 
 JSON = TypeVar("JSON")
 
@@ -163,7 +165,7 @@ class Workers:
             raise lost from error
 
     def _lost(self, message: str) -> str:
-        found = [f"{job}:{task}" for job, task in _TASK.findall(message)]
+        found = [f"{job}:{task}" for job, task in _TASK.findall(_ANSWERED.sub("", message))]
         others = [self._names.index(name) for name in found if name in self._names]
         # The one who cannot reach the service that notices it has lost the chief, who runs it.
         worker = next((index for index in others if index != self.index), 0)
