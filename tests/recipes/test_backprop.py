@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from tfbp import driver, recipe
 
+ONE = tf.distribute.get_strategy()
+
 RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
 BACKPROP, MLP = recipe.load("backprop", RECIPES), recipe.load("mlp", RECIPES)
 ACTIVATIONS = ["sigmoid", "tanh", "relu"]
@@ -91,7 +93,7 @@ def test_the_gradients_are_central_finite_differences_in_float64(activation):
 
 def test_it_equals_mlp_step_by_step_from_equal_weights():
     settings = SMALL | {"activation": "tanh", "learning_rate": 0.3, "epochs": 6, "batch_size": 7}
-    runs = [driver._build(module, module.Config(**settings)) for module in (BACKPROP, MLP)]
+    runs = [driver._build(module, module.Config(**settings), ONE) for module in (BACKPROP, MLP)]
     runs[1].model.set_weights(runs[0].model.get_weights())
     paths = [Path(), Path()]
 
@@ -107,7 +109,7 @@ def test_it_equals_mlp_step_by_step_from_equal_weights():
 def test_its_mean_accuracy_on_digits_over_five_seeds(module, least):
     accuracies = []
     for seed in range(5):
-        it = driver._build(module, module.Config(seed=seed))
+        it = driver._build(module, module.Config(seed=seed), ONE)
         run = driver.fit(it.model, it.splits, it.task, it.phases, seed=seed)
         accuracies.append(run.result["metrics"]["test"]["accuracy"])
 
@@ -116,7 +118,7 @@ def test_its_mean_accuracy_on_digits_over_five_seeds(module, least):
 
 def test_layers_that_do_not_take_the_examples_are_refused():
     with pytest.raises(recipe.UserError, match="`layers` must begin with the 6 values"):
-        driver._build(BACKPROP, BACKPROP.Config(data=SMALL["data"], layers=(5, 3)))
+        driver._build(BACKPROP, BACKPROP.Config(data=SMALL["data"], layers=(5, 3)), ONE)
 
 
 def test_its_own_gradients_are_computed_in_full_precision_alone():

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from tfbp import driver, recipe
 
+ONE = tf.distribute.get_strategy()
+
 MODULE = recipe.load("linear_regression", pathlib.Path(__file__).parents[2] / "recipes")
 
 
@@ -43,7 +45,7 @@ class Path(keras.callbacks.Callback):
 @pytest.mark.parametrize("bias", [True, False])
 def test_every_step_is_that_of_the_closed_form(data, bias):
     config = MODULE.Config(data=data, bias=bias, epochs=40)
-    it = driver._build(MODULE, config)
+    it = driver._build(MODULE, config, ONE)
     path = Path()
 
     driver.fit(it.model, it.splits, it.task, it.phases, batch_size=100, callbacks=[path])
@@ -53,7 +55,7 @@ def test_every_step_is_that_of_the_closed_form(data, bias):
 
 
 def test_on_proportional_data_the_slope_goes_to_one():
-    it = driver._build(MODULE, MODULE.Config(data="proportional", bias=False, epochs=200))
+    it = driver._build(MODULE, MODULE.Config(data="proportional", bias=False, epochs=200), ONE)
 
     driver.fit(it.model, it.splits, it.task, it.phases, batch_size=100)
 
@@ -62,7 +64,7 @@ def test_on_proportional_data_the_slope_goes_to_one():
 
 def test_the_default_run_reaches_least_squares():
     config = MODULE.Config()
-    it = driver._build(MODULE, config)
+    it = driver._build(MODULE, config, ONE)
 
     driver.fit(it.model, it.splits, it.task, it.phases, batch_size=config.batch_size)
 
@@ -75,7 +77,7 @@ def test_the_default_run_reaches_least_squares():
 @pytest.mark.parametrize("rule", ["adam", "adagrad", "rmsprop"])
 def test_another_rule_takes_the_step_that_keras_takes(rule):
     config = MODULE.Config(optimizer=rule, epochs=5)
-    it = driver._build(MODULE, config)
+    it = driver._build(MODULE, config, ONE)
     x, y = it.splits.train.read(tf.range(it.splits.train.size))
     plain = keras.models.clone_model(keras.Sequential(it.model.layers))
     plain.compile(

@@ -6,9 +6,12 @@ import random
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfbp
 from tfbp import driver, recipe
+
+ONE = tf.distribute.get_strategy()
 
 MODULE = recipe.load("lstm_lm", pathlib.Path(__file__).parents[2] / "recipes")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "my", "log"]
@@ -25,7 +28,7 @@ def text(tmp_path):
 
 
 def build(text, **settings):
-    return driver._build(MODULE, MODULE.Config(data=text, **(TINY | settings)))
+    return driver._build(MODULE, MODULE.Config(data=text, **(TINY | settings)), ONE)
 
 
 def test_the_default_model_is_that_of_the_description():
