@@ -58,6 +58,9 @@ TWO = {"worker": ["a:1", "b:2"]}
         config(TWO, index=None),
         config(TWO, job="chief"),
         config({"ps": ["a:1"]}, job="ps"),
+        config({"worker": "a:1"}),
+        config({"worker": ["a", "b:2"]}),
+        config({"worker": ["a:1", "a:1"]}),
     ],
 )
 @pytest.mark.parametrize("name", ["auto", "multiworker"])
@@ -66,7 +69,8 @@ def test_a_cluster_that_is_none_is_refused(monkeypatch, name, text):
     with pytest.raises(UserError) as caught:
         strategy.resolve(name)
     said = (
-        "`TF_CONFIG` must name a cluster of workers, and the task of this one among them, in JSON."
+        "`TF_CONFIG` must name a cluster of workers, each by an address of its own with a port, "
+        "and the task of this one among them, in JSON."
     )
     assert str(caught.value) == f"{said} Received: {text!r}."
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -106,11 +107,18 @@ def _named_workers() -> int:
         cluster = found.get("cluster") or {}
         if not cluster:
             return 0
-        jobs = {job: len(cluster[job]) for job in cluster if job in ("chief", "worker")}
+        jobs = {job: list(cluster[job]) for job in cluster if job in ("chief", "worker")}
+        addresses = [address for listed in jobs.values() for address in listed]
+        wrong = [each for each in addresses if not re.fullmatch(r".+:\d+", each)]
+        if wrong or len(set(addresses)) < len(addresses):
+            raise ValueError
         task = found["task"]
-        if not 0 <= int(task["index"]) < jobs[task["type"]]:
+        if not 0 <= int(task["index"]) < len(jobs[task["type"]]):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        rule = "must name a cluster of workers, and the task of this one among them, in JSON"
+        rule = (
+            "must name a cluster of workers, each by an address of its own with a port, and the "
+            "task of this one among them, in JSON"
+        )
         raise mistake("TF_CONFIG", rule, text) from error
-    return sum(jobs.values())
+    return len(addresses)
