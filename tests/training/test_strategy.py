@@ -1,9 +1,7 @@
-import contextlib
 import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -173,12 +171,6 @@ print(its.gather(f"{its.index} of {its.count}".encode()))
 
 
 def test_two_workers_of_slurm_meet():
-    with contextlib.ExitStack() as ports:
-        try:
-            for port in (8888, 8889):
-                ports.enter_context(socket.create_server(("localhost", port)))
-        except OSError:
-            pytest.skip("the ports of Slurm's workers are taken")
     root = str(pathlib.Path(__file__).parents[2])
     kept = {name: text for name, text in os.environ.items() if name != "TF_CONFIG"}
     processes = [
