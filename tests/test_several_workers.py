@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import re
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ PROGRAM = """
 import hashlib, json, os, pathlib, sys
 import numpy as np
 from tfbp import commands, driver
-from tfbp.errors import CheckFailed
+from tfbp.errors import CheckFailed, UserError
 from tfbp.modeling.rows import Rows
 from tfbp.training import feature_cache, loop
 from tfbp.training_run import Run
@@ -151,6 +152,13 @@ for name, (folders, flags) in runs.items():
             "computed": computed,
         }
     (top / f"{name}.{worker}.json").write_text(json.dumps(found))
+
+alike = run.evaluate(run.splits.test)
+try:
+    run.evaluate(run.splits.train if worker else run.splits.test)
+except UserError as error:
+    said = str(error)
+(top / f"evaluated.{worker}.json").write_text(json.dumps({"alike": alike, "said": said}))
 """
 
 
@@ -183,7 +191,7 @@ def two(tmp_path_factory, start_workers):
     if "PYTEST_XDIST_WORKER" in os.environ:  # Made once for all processes that run these tests.
         top = tmp_path_factory.getbasetemp().parent / "two"
     top.mkdir(exist_ok=True)
-    names = [*RUNS, "dropout", "dropout again", "tampered"]
+    names = [*RUNS, "tampered", "dropout", "dropout again"]
     with open(top / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (top / "done").exists():
@@ -191,7 +199,7 @@ def two(tmp_path_factory, start_workers):
             (top / "done").touch()
     return top, {
         name: [json.loads((top / f"{name}.{worker}.json").read_text()) for worker in (0, 1)]
-        for name in names
+        for name in (*names, "evaluated")
     }
 
 
@@ -273,6 +281,14 @@ def test_a_worker_with_other_weights_is_found_out(two):
     _, found = two
     said = "After phase 'head' workers have other weights than worker 0: 1."
     assert found["tampered"] == [{"error": said}] * 2
+
+
+def test_all_workers_must_evaluate_the_same_examples(two):
+    _, found = two
+    for each, run in zip(found["evaluated"], found["dropout again"], strict=True):
+        assert each["alike"] == run["result"]["metrics"]["test"]
+        said = r"Worker 1 \(.*\) differs from Worker 0 \(.*\) in `examples` \('\w+', not '\w+'\)\."
+        assert re.match(said, each["said"])
 
 
 def test_early_stopping_stops_all_at_the_same_epoch(two):

@@ -201,6 +201,7 @@ def learn_from(
                 shown(done, total)
             if checkpoints and asked():
                 interrupt(it, checkpoints)
+            it.workers.check_alive()
 
         return told
 

@@ -66,6 +66,10 @@ class Run:
             raise mistake("on_nan", "must be one of the known names", self.on_nan, ON_NAN)
         if not isinstance(self.model, keras.Model):
             raise mistake("model", "must be a Keras model", self.model)
+        created_here = self.strategy.extended.variable_created_in_scope
+        if not all(created_here(variable.value) for variable in self.model.weights):
+            rule = "must be the one in whose `scope()` the model was built"
+            raise mistake("strategy", rule, type(self.strategy).__name__)
         if self.seed < 0:
             raise mistake("seed", "must be at least 0", self.seed)
         if not self.phases:
@@ -98,11 +102,18 @@ class Run:
         """Returns the task's metrics on examples, "loss" first, each example counted once.
 
         Of several workers each has to call it.
+
+        Raises:
+            tfbp.UserError: these are no examples, or other workers have others.
+            tfbp.errors.WorkerLost: another worker does not answer.
         """
         if not isinstance(examples, Examples):
             rule = "must be Examples, such as `splits.test` (None where that split is empty)"
             raise mistake("examples", rule, examples)
-        return self.task.evaluate(self.measure(examples, self.batch_size), examples)
+        with self.workers.watched():
+            if self.workers.count > 1:
+                self.workers.check_alike({"examples": examples.fingerprint})
+            return self.task.evaluate(self.measure(examples, self.batch_size), examples)
 
     def export(self, folder: str, *, keep_versions: int = 0) -> str:
         """Publishes the model as the next version in `folder`, and returns the version's path.
@@ -115,10 +126,12 @@ class Run:
         Raises:
             tfbp.UserError: the folder cannot be written, or `keep_versions` is negative.
             tfbp.exporting.parity.ParityError: the export does not answer like the model.
+            tfbp.errors.WorkerLost: another worker does not answer.
         """
         if keep_versions < 0:
             raise mistake("keep_versions", "must be at least 0", keep_versions)
-        path, parity = self.workers.on_chief(lambda: self._publish(folder, keep_versions))
+        with self.workers.watched():
+            path, parity = self.workers.on_chief(lambda: self._publish(folder, keep_versions))
         self.result["export"] = {"path": path, "parity": parity}
         return path
 

@@ -86,8 +86,8 @@ STUBBORN = "signal.signal(15, lambda *_: (print('asked'), sys.exit(75)))"
 @pytest.mark.parametrize(
     ("end", "code", "how"),
     [
-        ("sys.exit(2)", 2, "with the code 2"),
-        ("sys.exit(1)", 1, "with the code 1"),
+        ("sys.exit(2)", 2, "exit code 2"),
+        ("sys.exit(1)", 1, "exit code 1"),
         ("os.kill(os.getpid(), 9)", 75, "SIGKILL"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_worker_that_does_not_stop_is_ended_by_force(monkeypatch):
     monkeypatch.setattr(
         sys.modules[__name__],
         "PROGRAM",
-        PROGRAM.replace("launch._PROGRAM", "launch.GRACE_SECONDS = 1; launch._PROGRAM", 1),
+        PROGRAM.replace("launch._PROGRAM", "launch.FAILED_SECONDS = 1; launch._PROGRAM", 1),
     )
     program = """
 signal.signal(15, signal.SIG_IGN)
@@ -137,9 +137,32 @@ if worker == 1:
     sys.exit(2)
 time.sleep(600)
 """
-    code, out, _ = ended(start(program, "--workers=2"))
+    code, out, err = ended(start(program, "--workers=2"))
     assert code == 2
+    assert "Not stopped after 1 s, and killed: 0." in "\n".join(err)
     assert not any(lives(int(line.split()[-1])) for line in out)
+
+
+def test_a_worker_that_has_missed_the_first_request_is_asked_again(monkeypatch):
+    monkeypatch.setattr(
+        sys.modules[__name__],
+        "PROGRAM",
+        PROGRAM.replace("launch._PROGRAM", "launch.AGAIN_SECONDS = 1; launch._PROGRAM", 1),
+    )
+    program = """
+signal.signal(15, lambda *_: signal.signal(15, lambda *_: sys.exit(75)))
+print("up", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+    process = start(program, "--workers=1")
+    assert process.stdout.readline() == "[0] up\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code, _, err = ended(process)
+    assert code == 75
+    assert time.monotonic() - began < 10
+    assert "killed" not in "\n".join(err)
 
 
 def test_workers_do_not_outlive_a_launcher_that_is_killed():
@@ -177,10 +200,14 @@ def test_cores_each_gives_each_worker_cores_that_no_other_has():
         ),
         (["--wokers=2", "--", "run", "mlp"], "Did you mean"),
         (["--cores_each=9999", "--", "run", "mlp"], "`cores_each` must not be more than the"),
-        (["--workers=2"], "`launch` must be given a run to start: launch --workers=2 -- run"),
-        (["--workers=2", "run", "mlp"], "`launch` must be given a run to start"),
-        (["--workers=2", "--", "export", "runs/1"], "Received: 'export runs/1'."),
-        (["mlp", "--", "run", "mlp"], "Received: 'mlp run mlp'."),
+        (["--workers=2"], "`launch` must have a run to start behind --, as in: launch --work"),
+        (["--workers=2", "run", "mlp"], "Received: '--workers=2 run mlp'."),
+        (["--workers=2", "--", "export", "runs/1"], "Received: '--workers=2 -- export runs/1'."),
+        (["mlp", "--", "run", "mlp"], "Received: 'mlp -- run mlp'."),
+        (
+            ["--", "run", "mlp", "--strategy=one"],
+            "`--strategy` must be auto or multiworker for several workers. Received: 'one'.",
+        ),
     ],
 )
 def test_a_mistake_in_the_command_line_starts_nothing(monkeypatch, capsys, arguments, expected):

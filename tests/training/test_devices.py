@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbp.data.examples import Examples
+import tfbp
+from tfbp.data.examples import Examples, Splits
+from tfbp.errors import UserError
 from tfbp.modeling import freezing
 from tfbp.tasks.classification import Classification
 from tfbp.training import batches, loop, optimizer, run_state, strategy
@@ -202,3 +204,15 @@ def test_a_gradient_that_is_not_finite_on_one_device_leaves_the_update_out_on_bo
             for local in where.experimental_local_results(value.value):
                 np.testing.assert_allclose(local.numpy(), weight)
     assert update.iterations.numpy() == 2
+
+
+def test_a_model_of_another_scope_is_refused():
+    outside = network()
+    two = strategy.resolve("mirrored")
+    with two.scope():
+        inside = network()
+    splits = Splits(train=examples(8), classes=CLASSES)
+    phase = Phase("all", trainable=".*", epochs=1, learning_rate=0.1)
+    for model, where in ((outside, two), (inside, None)):
+        with pytest.raises(UserError, match="`strategy` must be the one in whose `scope"):
+            tfbp.fit(model, splits, Classification(CLASSES), phase, strategy=where)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfbp.errors import UserError
-from tfbp.training import strategy
+from tfbp.training import meeting, strategy
 
 
 @pytest.mark.parametrize("name", ["auto", "one", None])
@@ -58,6 +58,8 @@ TWO = {"worker": ["a:1", "b:2"]}
         config({"ps": ["a:1"]}, job="ps"),
         config({"worker": "a:1"}),
         config({"worker": ["a", "b:2"]}),
+        config({"worker": ["a:0", "b:2"]}),
+        config({"worker": ["a:65536", "b:2"]}),
         config({"worker": ["a:1", "a:1"]}),
     ],
 )
@@ -106,6 +108,7 @@ def test_auto_is_multiworker_where_several_are_named(monkeypatch, cluster, job, 
 def test_several_workers_are_refused_once_tensorflow_is_at_work(monkeypatch):
     tf.constant(1) + 1
     monkeypatch.setenv("TF_CONFIG", config({"worker": ["127.0.0.1:1", "127.0.0.1:2"]}))
+    monkeypatch.setattr(meeting, "meet", lambda *arguments: None)
     with pytest.raises(UserError, match="`strategy` must be made before TensorFlow does anything"):
         strategy.resolve("multiworker")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import types
 
 import keras
@@ -10,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from tfbp.errors import CheckFailed, UserError, WorkerLost
-from tfbp.training import strategy, workers
+from tfbp.training import interruption, meeting, strategy, workers
+from tfbp.training.interruption import Interrupted
 from tfbp.training.workers import Workers
 
 ONE = workers.of(tf.distribute.get_strategy())
@@ -219,6 +221,53 @@ def test_the_worker_that_is_lost_is_named(three, here, message, lost):
         raise error
     assert str(caught.value) == f"{lost} does not answer any more. The run cannot go on without it."
     assert caught.value.__cause__ is error
+
+
+def test_workers_that_do_not_do_the_same_are_told_so(three):
+    # As TensorFlow says it.
+    message = (
+        "Collective ops is aborted by: Shape mismatch in the collective instance 200. Op at device "
+        "/job:worker/replica:0/task:1/device:CPU:0 expected shape [1] but another member in the "
+        "group expected shape [2]."
+    )
+    said = r"do not do the same\. All of them must call `tfbp\.fit`"
+    with pytest.raises(UserError, match=said), three("worker", 0).watched():
+        raise tf.errors.InternalError(None, None, message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.UnavailableError(None, None, "Collective ops is aborted by: Socket closed"),
+        # pybind11's, of an error in whose making the handler has raised.
+        RuntimeError("pybind11::error_already_set: MISMATCH of types: REPLACED BY Interrupted"),
+    ],
+)
+def test_an_error_behind_a_request_to_stop_is_the_end_that_was_asked_for(three, error):
+    its = three("worker", 0)
+    with pytest.raises(Interrupted), interruption.install():
+        with pytest.raises(Interrupted), its.watched(), interruption.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise error
+        raise Interrupted
+    with pytest.raises((WorkerLost, RuntimeError)) as caught, its.watched():
+        raise error
+    assert not isinstance(caught.value, Interrupted)
+
+
+def test_a_worker_that_is_gone_is_noticed_while_each_has_work_of_its_own(three, monkeypatch):
+    asked, there = [], ["a:1", "b:2", "c:3"]
+    monkeypatch.setattr(meeting, "is_up", lambda each: asked.append(each) or each in there)
+    chief, other = three("chief", 0), three("worker", 0)
+    chief.check_alive()
+    there.remove("c:3")
+    chief.check_alive()  # so soon it does not ask again
+    assert asked == ["b:2", "c:3"]
+    with pytest.raises(WorkerLost) as caught:
+        other.check_alive()
+    said = "Worker 2 (c:3) does not answer any more. The run cannot go on without it."
+    assert str(caught.value) == said
+    ONE.check_alive()
 
 
 def test_other_errors_are_what_they_are(three):

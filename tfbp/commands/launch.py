@@ -29,6 +29,10 @@ from tfbp.errors import mistake
 POLL_SECONDS = 0.1
 # From the request to stop to the end by force: longer than a worker waits for one that is lost.
 GRACE_SECONDS = 30.0
+# After so long it is asked again: TensorFlow takes a SIGTERM for itself while it starts its engine.
+AGAIN_SECONDS = 10.0
+# Where one has failed there is nothing left to save, which would take all.
+FAILED_SECONDS = 15.0
 HOST = "127.0.0.1"
 # prctl(PR_SET_PDEATHSIG): a launcher that is killed cannot stop its workers, the kernel does.
 _PROGRAM = """
@@ -52,8 +56,12 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> int:
     settings, rest = flags.parse(Settings, arguments[:end], about=__doc__)
     command = arguments[end + 1 :]
     if rest or command[:1] != ["run"]:
-        rule = "must be given a run to start: launch --workers=2 -- run RECIPE …"
-        raise mistake("launch", rule, " ".join([*rest, *command]))
+        rule = "must have a run to start behind --, as in: launch --workers=2 -- run RECIPE …"
+        raise mistake("launch", rule, " ".join(arguments))
+    for flag in command:
+        name, _, strategy = flag.partition("=")
+        if name == "--strategy" and strategy in ("one", "mirrored"):
+            raise mistake("--strategy", "must be auto or multiworker for several workers", strategy)
     own = cores(settings.workers, settings.cores_each) if settings.cores_each else []
     started = [sys.executable, "-c", _PROGRAM, os.fspath(recipes_folder), *command]
     with contextlib.ExitStack() as stack:
@@ -129,18 +137,27 @@ def _watch(processes: Sequence[subprocess.Popen]) -> int:
     before = {
         each: signal.signal(each, lambda number, frame: asked.append(number)) for each in stops
     }
-    code, force = 0, math.inf
+    code, began, again, force = 0, math.inf, math.inf, math.inf
     try:
-        while any(process.poll() is None for process in processes):
+        while left := [i for i, each in enumerate(processes) if each.poll() is None]:
             time.sleep(POLL_SECONDS)
             failed = [(i, each.poll()) for i, each in enumerate(processes) if each.poll()]
-            if force == math.inf and (failed or asked):
-                force = time.monotonic() + GRACE_SECONDS
+            now = time.monotonic()
+            if began == math.inf and (failed or asked):
+                began, again = now, now + AGAIN_SECONDS
+                force = now + (FAILED_SECONDS if failed else GRACE_SECONDS)
                 for worker, code in failed[:1]:
-                    how = f"with the code {code}" if code > 0 else signal.Signals(-code).name
+                    how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
                     logging.error("Worker %d has ended: %s. The others are stopped.", worker, how)
                 _signal(processes, signal.SIGTERM)
-            if time.monotonic() >= force or asked.count(signal.SIGINT) > 1:
+            if now >= again:
+                again = math.inf
+                _signal(processes, signal.SIGTERM)
+            if now >= force or asked.count(signal.SIGINT) > 1:
+                force = math.inf
+                asked.clear()
+                names = ", ".join(map(str, left))
+                logging.error("Not stopped after %.0f s, and killed: %s.", now - began, names)
                 _signal(processes, signal.SIGKILL)
     finally:
         for each, handler in before.items():

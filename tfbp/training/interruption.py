@@ -110,6 +110,11 @@ def deferred() -> Iterator[Callable[[], bool]]:
         raise Interrupted
 
 
+def requested() -> bool:
+    """Tells whether there has been a request that `install` or `deferred` knows of."""
+    return _requests.asked
+
+
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 

@@ -180,7 +180,10 @@ def build(model: keras.Model, examples: Examples, strategy: tf.distribute.Strate
     def metrics(x, y):
         model.compute_metrics(x, y, model(x, training=False))
 
-    strategy.run(metrics, args=examples.read(tf.constant([0], tf.int64)))
+    run = strategy.run
+    if strategy.num_replicas_in_sync > 1:  # of which TensorFlow warns outside of a graph
+        run = tf.function(run, autograph=False)
+    run(metrics, args=examples.read(tf.constant([0], tf.int64)))
     model.reset_metrics()
 
 

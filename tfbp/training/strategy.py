@@ -12,6 +12,7 @@ import sys
 import tensorflow as tf
 
 from tfbp.errors import mistake
+from tfbp.training import meeting, workers
 
 NAMES = ("auto", "one", "mirrored", "multiworker")
 
@@ -65,12 +66,17 @@ def _multiworker() -> tf.distribute.MultiWorkerMirroredStrategy:
     else:
         rule = "needs the environment variable TF_CONFIG, or a step of Slurm (`srun`)"
         raise mistake("strategy", rule, "multiworker")
+    _, addresses, own = workers.cluster(resolver)
+    meeting.meet(addresses, own)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         made = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except RuntimeError as error:
         rule = "must be made before TensorFlow does anything else, and the model in its scope"
         raise mistake("strategy", rule, "multiworker") from error
+    except tf.errors.OpError as error:
+        rule = f"must name addresses at which TensorFlow can start its engine: {error.message}"
+        raise mistake("TF_CONFIG", rule, addresses) from error
     # TensorFlow has put one of its own in its place. Outside the main thread that cannot be undone.
     with contextlib.suppress(ValueError, TypeError):
         signal.signal(signal.SIGTERM, handler)
@@ -109,7 +115,8 @@ def _named_workers() -> int:
             return 0
         jobs = {job: list(cluster[job]) for job in cluster if job in ("chief", "worker")}
         addresses = [address for listed in jobs.values() for address in listed]
-        wrong = [each for each in addresses if not re.fullmatch(r".+:\d+", each)]
+        ports = [re.fullmatch(r".+:(\d+)", each) for each in addresses]
+        wrong = [port for port in ports if not port or not 0 < int(port[1]) < 1 << 16]
         if wrong or len(set(addresses)) < len(addresses):
             raise ValueError
         task = found["task"]

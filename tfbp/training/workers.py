@@ -14,8 +14,6 @@ import contextlib
 import functools
 import json
 import re
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
@@ -26,13 +24,14 @@ import tensorflow as tf
 from absl import logging
 
 from tfbp.errors import CheckFailed, UserError, WorkerLost
+from tfbp.training import interruption, meeting
 
 # TensorFlow's coordination service notices a worker that is gone within 10 s. Those that know stay
 # until the others know too: who left earlier would be taken for the one that was lost.
 LINGER_SECONDS = 12.0
-# After so long a wait for the others to start there is a word of it.
-PATIENCE_SECONDS = 5.0
+LOOK_SECONDS = 10.0
 _ABORTED = "Collective ops is aborted"
+_OUT_OF_STEP = "mismatch in the collective"
 # What TensorFlow calls a worker in the messages of its errors.
 _TASK = re.compile(r"/job:(chief|worker)/replica:0/task:(\d+)")
 # How it names one that lives: it has answered, with the reason why it has stopped itself.
@@ -58,10 +57,12 @@ class Workers:
 
     def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
-        self._names, self.addresses, self.index = _cluster(strategy)
+        self._names, self.addresses, self.index = [], [], 0
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            self._names, self.addresses, self.index = cluster(strategy.cluster_resolver)
         self.count = max(1, len(self.addresses))
         self._total = _total(strategy)
-        self._met = self.count == 1
+        self._next_look = 0.0
 
     @property
     def is_chief(self) -> bool:
@@ -153,26 +154,56 @@ class Workers:
 
         Raises:
             tfbp.errors.WorkerLost: once the other workers have had the time to notice it too.
+            tfbp.UserError: the workers do not do the same things in the same order.
+            tfbp.training.interruption.Interrupted: in the place of an error behind such a request,
+                which others have met before this one.
         """
         try:
             yield
+        except RuntimeError as error:
+            # pybind11's: TensorFlow's error was on its way when the signal's handler raised.
+            if interruption.requested() and "error_already_set" in str(error):
+                raise interruption.Interrupted from error
+            raise
         except tf.errors.OpError as error:
             if self.count == 1 or _ABORTED not in str(error):
                 raise
-            lost = WorkerLost(f"{self._lost(str(error))} The run cannot go on without it.")
-            logging.error("%s Waiting %.0f s for the others to notice.", lost, LINGER_SECONDS)
-            time.sleep(LINGER_SECONDS)
-            raise lost from error
+            if interruption.requested():
+                raise interruption.Interrupted from error
+            if _OUT_OF_STEP in str(error):
+                raise UserError(
+                    "The workers do not do the same. All of them must call `tfbp.fit`, "
+                    "`Run.evaluate` and `Run.export` in the same order, with the same arguments."
+                ) from error
+            raise self._lost(self._named_in(str(error))) from error
 
-    def _lost(self, message: str) -> str:
+    def check_alive(self) -> None:
+        """Notices, at most each 10 s, whether a worker is gone while each has work of its own.
+
+        Raises:
+            tfbp.errors.WorkerLost: nothing listens at its address, as `watched` does.
+        """
+        if self.count == 1 or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        for worker, address in enumerate(self.addresses):
+            if worker != self.index and not meeting.is_up(address):
+                raise self._lost(worker)
+
+    def _lost(self, worker: int) -> WorkerLost:
+        lost = f"{self._named(worker)} does not answer any more. The run cannot go on without it."
+        logging.error("%s Waiting %.0f s for the others to notice.", lost, LINGER_SECONDS)
+        time.sleep(LINGER_SECONDS)
+        return WorkerLost(lost)
+
+    def _named_in(self, message: str) -> int:
         found = [f"{job}:{task}" for job, task in _TASK.findall(_ANSWERED.sub("", message))]
         others = [self._names.index(name) for name in found if name in self._names]
         # The one who cannot reach the service that notices it has lost the chief, who runs it.
-        worker = next((index for index in others if index != self.index), 0)
-        return f"{self._named(worker)} does not answer any more."
+        return next((index for index in others if index != self.index), 0)
 
     def _named(self, worker: int) -> str:
-        return f"Worker {worker} ({self.addresses[worker]})"
+        return meeting.named(worker, self.addresses[worker])
 
     def _rows(self, own: np.ndarray) -> np.ndarray:
         """Returns the rows of all workers, int32 [count, n], given that of this one, int32 [n]."""
@@ -183,38 +214,19 @@ class Workers:
         return self._sum(rows.reshape(-1)).reshape(rows.shape)
 
     def _sum(self, own: np.ndarray) -> np.ndarray:
-        with self._meeting():
-            return self._total(tf.constant(own)).numpy()
-
-    @contextlib.contextmanager
-    def _meeting(self) -> Iterator[None]:
-        """Says of the first time that the workers meet who is missing."""
-        if self._met:
-            yield
-            return
-        timer = threading.Timer(PATIENCE_SECONDS, self._say_who_is_missing)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-        self._met = True
-
-    def _say_who_is_missing(self) -> None:
-        missing = [self._named(i) for i, address in enumerate(self.addresses) if not _up(address)]
-        logging.info("Waiting for %s.", ", ".join(missing) or "the other workers to begin")
+        return self._total(tf.constant(own)).numpy()
 
 
-def _cluster(strategy: tf.distribute.Strategy) -> tuple[list[str], list[str], int]:
-    """Returns the names ("worker:1") and addresses of all workers, the chief first, and which of
-    them this process is.
+def cluster(
+    resolver: tf.distribute.cluster_resolver.ClusterResolver,
+) -> tuple[list[str], list[str], int]:
+    """Returns the names ("worker:1") and addresses ("host:port") of all workers, the chief first,
+    and which of them this process is; no names where the resolver knows of no workers.
     """
-    resolver = getattr(strategy, "cluster_resolver", None)
-    spec = resolver.cluster_spec().as_dict() if resolver else {}
+    spec = resolver.cluster_spec().as_dict()
     jobs = [(job, spec[job]) for job in ("chief", "worker") if job in spec]
     names = [f"{job}:{task}" for job, tasks in jobs for task in range(len(tasks))]
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or not names:
+    if not names:
         return [], [], 0
     own = names.index(f"{resolver.task_type}:{resolver.task_id}")
     return names, [address for _, tasks in jobs for address in tasks], own
@@ -250,12 +262,3 @@ def _differing(ours: object, theirs: object) -> list[str]:
         elif one != other:
             names.append(f"`{name}` ({other!r}, not {one!r})")
     return names
-
-
-def _up(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
