@@ -62,7 +62,9 @@ def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
         return 1
     except WorkerLost as error:
         print(f"Failed: {error} Start all again: the run goes on.", file=sys.stderr)
-        return os.EX_TEMPFAIL
+        # At an ordinary end TensorFlow may wait for the lost one once more (a minute, measured).
+        sys.stdout.flush()
+        os._exit(os.EX_TEMPFAIL)
     except Interrupted as stopped:
         said = str(stopped) or "Stopped."
         print(f"{said} The same command, without --restart, goes on.", file=sys.stderr)
