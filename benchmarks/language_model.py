@@ -23,7 +23,7 @@ import tfbp
 from recipes import lstm_lm
 from tfbp import recipe
 from tfbp.data import text
-from tfbp.data.examples import Splits
+from tfbp.data.splits import Splits
 from tfbp.tasks.language import LanguageModel
 
 RATE = "tokens a second"

@@ -13,7 +13,8 @@ import tensorflow as tf
 from paced import Pace
 
 import tfbp
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.modeling import backbones, heads
 from tfbp.tasks.classification import Classification
 from tfbp.training import strategy as strategies

@@ -16,7 +16,8 @@ from paced import Pace
 
 import tfbp
 from tfbp import recipe
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.tasks.classification import Classification
 from tfbp.training.phase import Phase
 

@@ -16,7 +16,8 @@ import turns
 
 import tfbp
 from tfbp import recipe
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.tasks.regression import Regression
 from tfbp.training.phase import Phase
 

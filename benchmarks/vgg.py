@@ -13,7 +13,8 @@ import turns
 import tfbp
 from tfbp import recipe
 from tfbp.data import catalog
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 from tfbp.modeling import backbones, heads
 from tfbp.tasks.classification import Classification

@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from tfbp import fitting
 from tfbp.data.augmentation import augmentation
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.modeling import heads, rows
 from tfbp.tasks.classification import Classification
 from tfbp.training import (

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfbp import driver, fingerprint, recipe, run_directory
 from tfbp.data.augmentation import augmentation
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.exporting import versions
 from tfbp.exporting.parity import ParityError

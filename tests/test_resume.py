@@ -10,7 +10,8 @@ import pytest
 
 from tfbp import driver
 from tfbp.data.augmentation import augmentation
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.tasks.classification import Classification
 from tfbp.training import checkpoint, interruption, loop

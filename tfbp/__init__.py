@@ -11,7 +11,7 @@ from tfbp.errors import UserError, mistake
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Splits": "tfbp.data.examples",
+    "Splits": "tfbp.data.splits",
     "Examples": "tfbp.data.examples",
     "augmentation": "tfbp.data.augmentation",
     "image_folder": "tfbp.data.folders",

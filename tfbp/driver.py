@@ -18,7 +18,7 @@ from tfbp import fitting, identity, phase_training, run_directory, storage
 from tfbp import recipe as recipes
 from tfbp.auditing import audit
 from tfbp.auditing.finding import Finding
-from tfbp.data.examples import Splits
+from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 from tfbp.exporting import versions
 from tfbp.modeling import adapters, freezing, graph

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfbp import fingerprint
 from tfbp import recipe as recipes
-from tfbp.data.examples import Splits
+from tfbp.data.splits import Splits
 from tfbp.modeling import graph
 from tfbp.training_run import Run
 

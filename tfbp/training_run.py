@@ -11,7 +11,8 @@ import tensorflow as tf
 from absl import logging
 
 from tfbp import fingerprint
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 from tfbp.exporting import versions
 from tfbp.modeling import freezing

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 
 X = np.arange(12.0).reshape(6, 2)

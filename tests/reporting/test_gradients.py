@@ -12,7 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tfbp import driver, identity, recipe
 from tfbp.data.augmentation import augmentation
-from tfbp.data.examples import Examples, Splits, order
+from tfbp.data.examples import Examples, order
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.tasks.classification import Classification
 from tfbp.tasks.regression import Regression

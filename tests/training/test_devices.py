@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 import tfbp
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.modeling import freezing
 from tfbp.tasks.classification import Classification

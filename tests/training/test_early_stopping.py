@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tfbp import driver
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.modeling import freezing
 from tfbp.tasks.classification import Classification

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tfbp.data.augmentation import augmentation
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.modeling import freezing, prefix
 from tfbp.tasks.classification import Classification

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfbp import driver
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.modeling import adapters, freezing
 from tfbp.tasks.regression import Regression
 from tfbp.training import plan as planning

@@ -20,7 +20,7 @@ from tfbp.auditing import (
     weights,
 )
 from tfbp.auditing.finding import IDS, AuditFailed, Finding
-from tfbp.data.examples import Splits
+from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 from tfbp.modeling import freezing
 from tfbp.tasks import probe

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfbp.auditing.finding import Finding
-from tfbp.data.examples import Splits
+from tfbp.data.splits import Splits
 
 
 def findings(

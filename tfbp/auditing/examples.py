@@ -12,7 +12,8 @@ import numpy as np
 
 from tfbp import fingerprint
 from tfbp.auditing.finding import Finding, listed
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.tasks.task import Task
 
 # Largest ratio between the sizes of two classes that passes without a word.

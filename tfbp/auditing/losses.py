@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.auditing.finding import Finding, listed
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.tasks import probe
 from tfbp.tasks.task import Task
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.auditing.finding import Finding
-from tfbp.data.examples import Splits
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.modeling import heads, paths
 from tfbp.tasks import probe

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbp.data.examples import Splits
+from tfbp.data.splits import Splits
 from tfbp.modeling.freezing import Frozen
 from tfbp.tasks import probe
 from tfbp.tasks.task import Task

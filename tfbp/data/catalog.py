@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tfbp.data import folders, glyphs, image_files, images, tables, text, tfds
-from tfbp.data.examples import Splits
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError, mistake
 
 

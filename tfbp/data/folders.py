@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.data import image_files, images
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.data import headers
-from tfbp.data.examples import Batch, Examples, Splits
+from tfbp.data.examples import Batch, Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 
 PARTS = ("train", "validation", "test")

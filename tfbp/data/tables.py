@@ -7,7 +7,8 @@ import pathlib
 
 import numpy as np
 
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError, mistake
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.data import splitting
-from tfbp.data.examples import Batch, Examples, Splits, content_hashes
+from tfbp.data.examples import Batch, Examples, content_hashes
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError, mistake
 
 Kind = Literal["char", "word"]

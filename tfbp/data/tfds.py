@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.data import images
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError, mistake
 
 if TYPE_CHECKING:

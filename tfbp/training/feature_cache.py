@@ -19,7 +19,8 @@ from absl import logging
 
 import tfbp
 from tfbp import fingerprint
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.errors import UserError, mistake
 from tfbp.modeling import features, freezing, prefix, room
 from tfbp.modeling.features import Features

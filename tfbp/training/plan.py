@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbp.data.examples import Examples, Splits
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
 from tfbp.modeling import paths
 from tfbp.modeling.freezing import Frozen
 from tfbp.training import batches, loop, optimizer

@@ -1,0 +1,154 @@
+"""Examples to train on, to choose by, and to judge by.
+
+splits = Splits.from_arrays(x, y, classes=("cat", "dog"))
+splits = splits.augmented(transform)          # the training examples alone
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from tfbp.data import arrays, splitting
+from tfbp.data.examples import Examples, Transform
+from tfbp.errors import mistake
+
+if TYPE_CHECKING:
+    from tfbp.data.text import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Examples to train on, to choose by, and to judge by.
+
+    Attributes:
+        train, validation, test: the examples; the last two may be None.
+        classes: class names in the order of their labels; None for regression and text.
+        vocabulary: for text, what its tokens stand for.
+        description: where the examples come from: the `--data` spec, or "arrays".
+    """
+
+    train: Examples
+    validation: Examples | None = None
+    test: Examples | None = None
+    classes: tuple[str, ...] | None = None
+    vocabulary: "Vocabulary | None" = None
+    description: str = "arrays"
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        classes: Sequence[str] | None = None,
+        validation: float = 0.1,
+        test: float = 0.1,
+        seed: int = 0,
+        columns: Sequence[str] | None = None,
+        values: Sequence[str] | None = None,
+    ) -> "Splits":
+        """Returns the splits of two arrays, cut by content (see `splitting.cut`).
+
+        Args:
+            x: images [size, height, width, channels] from 0 to 255 (uint8 stays uint8 in memory),
+                vectors [size, features], or numbers [size].
+            y: labels [size], as whole numbers or names; or values to predict, floats [size, k] or
+                [size].
+            classes: class names in the order of their labels. Default: the names that occur,
+                sorted, or "0", "1", … for whole numbers.
+            validation, test: fractions held out, in [0, 1).
+            seed: which examples are held out.
+            columns, values: for a table, what the entries of x and of y are called: an export takes
+                and answers them by these names.
+
+        Raises:
+            tfbp.UserError: lengths differ, there are no examples, NaN or infinity, one class only,
+                fewer examples than classes, a label outside `classes`, a class without examples, a
+                fraction out of range.
+        """
+        y, classes = arrays.by_name(y, classes)
+        examples = Examples.from_arrays(x, y, columns=columns, values=values)
+        return cls.cut(examples, classes=classes, validation=validation, test=test, seed=seed)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: tf.data.Dataset,
+        *,
+        classes: Sequence[str] | None = None,
+        validation: float = 0.1,
+        test: float = 0.1,
+        seed: int = 0,
+    ) -> "Splits":
+        """Returns the splits of a finite dataset of pairs (x, y), read once into memory.
+
+        The pairs may be single examples or batches. Everything else is as in `from_arrays`.
+
+        Raises:
+            tfbp.UserError: the dataset is infinite, empty or not of pairs, its examples differ in
+                shape, or what `from_arrays` raises.
+        """
+        x, y = arrays.read_dataset(dataset)
+        return cls.from_arrays(x, y, classes=classes, validation=validation, test=test, seed=seed)
+
+    @classmethod
+    def cut(
+        cls,
+        examples: Examples,
+        *,
+        classes: Sequence[str] | None = None,
+        validation: float | Examples = 0.1,
+        test: float | Examples = 0.1,
+        seed: int = 0,
+    ) -> "Splits":
+        """Returns splits whose held-out parts are cut from `examples`, or are given.
+
+        Args:
+            examples: what is cut; the rest is trained on.
+            classes: class names in the order of their labels. Default: "0", "1", … for labels.
+            validation, test: a fraction in [0, 1) to cut, or the examples of that split.
+            seed: which examples are held out.
+
+        Raises:
+            tfbp.UserError: a fraction is out of range, or labels and classes do not fit.
+        """
+        if examples.labels is not None:
+            if classes is None:
+                classes = tuple(map(str, range(int(examples.labels.max()) + 1)))
+            arrays.check_classes(examples.labels, classes)
+        given = {"validation": validation, "test": test}
+        fractions = {
+            name: 0.0 if isinstance(part, Examples) else part for name, part in given.items()
+        }
+        splitting.check_fractions(**fractions)
+        train, *cuts = splitting.cut(examples.hashes, examples.labels, **fractions, seed=seed)
+        parts = {
+            name: part if isinstance(part, Examples) else examples.take(rows) if len(rows) else None
+            for (name, part), rows in zip(given.items(), cuts, strict=True)
+        }
+        return cls(examples.take(train), **parts, classes=classes and tuple(classes))
+
+    def parts(self) -> dict[str, Examples]:
+        """Returns name → examples of those splits that there are, `train` first."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: examples for name, examples in named.items() if examples is not None}
+
+    def augmented(self, transform: Transform | None) -> "Splits":
+        """Returns splits whose training examples, and no others, are augmented: see `Examples`."""
+        return dataclasses.replace(self, train=self.train.augmented(transform))
+
+    def keep_per_class(self, count: int, *, seed: int = 0) -> "Splits":
+        """Returns splits with at most `count` training examples of each class.
+
+        Raises:
+            tfbp.UserError: `count` is under 1, or the examples have no labels.
+        """
+        if count < 1:
+            raise mistake("per_class", "must be at least 1", count)
+        if self.train.labels is None:
+            raise mistake("per_class", "needs examples with class labels", count)
+        kept = splitting.first_of_each_class(self.train.hashes, self.train.labels, count, seed)
+        return dataclasses.replace(self, train=self.train.take(kept))
