@@ -5,19 +5,23 @@
 Each worker is a process on one core of its own, on the loopback; the one that is compared with has
 one core too, so twice the workers have twice the cores and twice the images (weak scaling). The
 pace is that of the epochs after the first. The share of the all-reduce is the time of one sum of as
-many floats as the gradient has, alone, of a step. LoRA (rank 4, all convolutions) and the table for
-other networks are for comparison: there the step is the measured one of one worker, and the sum of
-B bytes over N workers of W bytes/s takes 2 (N - 1) / N · B / W (ring: Patarasuk & Yuan 2009,
-sec. 2), not overlapped with anything, without latencies.
+many floats as the gradient has, alone, of a step. What the machine allows is measured by processes
+that run at the same time and know nothing of each other ("apart"): cores share memory and caches.
+LoRA (rank 4, all convolutions) and the table for other networks are for comparison: there the step
+is the measured one of one worker, and the sum of B bytes over N workers of W bytes/s takes
+2 (N - 1) / N · B / W (ring: Patarasuk & Yuan 2009, sec. 2), not overlapped with anything, without
+latencies.
 """
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import turns
 from one_worker import TRAINED
@@ -53,16 +57,12 @@ def main() -> None:
 
 
 def measure(settings: Settings) -> turns.Outcomes:
-    return turns.by_turns(
-        {
-            _side(trained, count): lambda trained=trained, count=count: _run(
-                settings, trained, count
-            )
-            for trained in TRAINED
-            for count in (1, settings.workers)
-        },
-        settings.turns,
-    )
+    sides = {}
+    for trained in TRAINED:
+        for count in (1, settings.workers):
+            sides[_side(trained, count)] = functools.partial(_run, settings, trained, count)
+        sides[_apart(settings, trained)] = functools.partial(_run_apart, settings, trained)
+    return turns.by_turns(sides, settings.turns)
 
 
 def goals(settings: Settings, outcomes: turns.Outcomes) -> list[turns.Goal]:
@@ -71,6 +71,8 @@ def goals(settings: Settings, outcomes: turns.Outcomes) -> list[turns.Goal]:
         one, several = (_side(trained, count) for count in (1, settings.workers))
         ratio = turns.ratio(outcomes, several, one, "images a second")
         found.append(turns.Goal(f"{several} / 1 worker, images a second", ratio, least=least))
+        apart = turns.ratio(outcomes, _apart(settings, trained), one, "images a second")
+        found.append(turns.Goal(f"{_apart(settings, trained)} / 1 worker", apart))
         taken = turns.median(outcomes, several, "all-reduce, s")
         share = taken / turns.median(outcomes, several, "seconds a step")
         found.append(turns.Goal(f"{several}, share of the all-reduce", share))
@@ -105,9 +107,27 @@ def _side(trained: str, count: int) -> str:
     return f"{trained}, {count} worker{'s' if count > 1 else ''}"
 
 
+def _apart(settings: Settings, trained: str) -> str:
+    return f"{trained}, {settings.workers} apart"
+
+
 def _run(settings: Settings, trained: str, count: int) -> turns.Outcome:
     """Trains with so many workers, and returns what the chief has measured."""
-    batch_size = settings.each * count
+    return _started(settings, trained, launch.configs(count), count)[0]
+
+
+def _run_apart(settings: Settings, trained: str) -> turns.Outcome:
+    """Trains in as many processes of one worker each, and returns the images of all together."""
+    alone = [config for _ in range(settings.workers) for config in launch.configs(1)]
+    found = _started(settings, trained, alone, 1)
+    return {"images a second": sum(each["images a second"] for each in found)}
+
+
+def _started(
+    settings: Settings, trained: str, configs: Sequence[str], together: int
+) -> list[turns.Outcome]:
+    """Runs a process for each TF_CONFIG; so many train together. Returns what each has measured."""
+    batch_size = settings.each * together
     asked = {
         "trained": trained,
         "images": batch_size * settings.steps,
@@ -117,7 +137,7 @@ def _run(settings: Settings, trained: str, count: int) -> turns.Outcome:
     command = [sys.executable, str(pathlib.Path(__file__).with_name("one_worker.py"))]
     with contextlib.ExitStack() as stack:
         started = []
-        for config, own in zip(launch.configs(count), launch.cores(count, 1), strict=True):
+        for config, own in zip(configs, launch.cores(len(configs), 1), strict=True):
             process = subprocess.Popen(
                 [*command, json.dumps(asked)],
                 env={**os.environ, "TF_CONFIG": config, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -131,7 +151,7 @@ def _run(settings: Settings, trained: str, count: int) -> turns.Outcome:
         for process in started:
             if process.returncode:
                 raise subprocess.CalledProcessError(process.returncode, process.args)
-    return json.loads(printed[0].splitlines()[-1])
+    return [json.loads(each.splitlines()[-1]) for each in printed]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ def test_two_workers_train_on_twice_the_images_and_send_the_gradient(script):
     assert one["images a second"] * one["seconds a step"] == pytest.approx(5)
     assert two["images a second"] * two["seconds a step"] == pytest.approx(10)
     assert one["all-reduce, s"] == 0 < two["all-reduce, s"]
+    apart = workers._run_apart(settings, "head")
+    assert apart["images a second"] > 0
 
 
 def test_a_ring_sends_each_byte_nearly_twice(script):
