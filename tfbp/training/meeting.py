@@ -26,6 +26,8 @@ AGAIN_SECONDS = 60.0
 POLL_SECONDS = 0.5
 # For the line of a process that has connected: a stranger's silence must not keep the others.
 LINE_SECONDS = 1.0
+# A network that is busy may take as long.
+REACH_SECONDS = 5.0
 LINE_BYTES = 1 << 20
 
 
@@ -55,7 +57,7 @@ def named(worker: int, address: str) -> str:
 def is_up(address: str) -> bool:
     """Tells whether something listens at an address."""
     try:
-        socket.create_connection(_endpoint(address), timeout=LINE_SECONDS).close()
+        socket.create_connection(_endpoint(address), timeout=REACH_SECONDS).close()
     except OSError:
         return False
     return True
@@ -96,7 +98,7 @@ def _join(addresses: list[str], own: int) -> None:
     while True:
         patience.tell(lambda: named(0, addresses[0]))
         try:
-            with socket.create_connection(_endpoint(addresses[0]), timeout=LINE_SECONDS) as chief:
+            with socket.create_connection(_endpoint(addresses[0]), timeout=REACH_SECONDS) as chief:
                 _write(chief, {"addresses": addresses, "worker": own})
                 chief.settimeout(POLL_SECONDS)
                 while not _readable(chief):

@@ -187,7 +187,9 @@ class Workers:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
         for worker, address in enumerate(self.addresses):
-            if worker != self.index and not meeting.is_up(address):
+            if worker == self.index or meeting.is_up(address):
+                continue
+            if not meeting.is_up(address):  # the first time may have been a name server's hiccup
                 raise self._lost(worker)
 
     def _lost(self, worker: int) -> WorkerLost:
