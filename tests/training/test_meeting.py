@@ -147,6 +147,16 @@ def test_a_worker_that_has_left_is_waited_for_again(addresses, meet):
     second.result(timeout=10)
 
 
+def test_a_second_one_of_the_same_number_is_refused_though_the_chief_is_missing(addresses, meet):
+    cluster = addresses(2)
+    waiting = meet(cluster, 1)
+    time.sleep(0.5)
+    with pytest.raises(UserError, match="Address already in use"):
+        meeting.meet(cluster, 1)
+    meet(cluster, 0).result(timeout=10)
+    waiting.result(timeout=10)
+
+
 def test_a_port_that_is_taken_is_a_mistake(addresses):
     cluster = addresses(2)
     for worker in (0, 1):

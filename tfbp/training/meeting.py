@@ -42,11 +42,11 @@ def meet(addresses: Sequence[str], own: int) -> None:
         tfbp.UserError: the port of this one is taken, or the chief expects other workers.
     """
     if len(addresses) > 1:
-        with _listening(addresses[own]) as server:
+        with _listening(addresses[own]) as server:  # also to refuse a second one of the same number
             if own == 0:
                 _receive(server, list(addresses))
-        if own > 0:
-            _join(list(addresses), own)
+            else:
+                _join(list(addresses), own)
 
 
 def named(worker: int, address: str) -> str:
