@@ -65,12 +65,13 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> int:
     own = cores(settings.workers, settings.cores_each) if settings.cores_each else []
     started = [sys.executable, "-c", _PROGRAM, os.fspath(recipes_folder), *command]
     with contextlib.ExitStack() as stack:
+        asked = stack.enter_context(_requests())  # before there is anything to stop
         processes = [
             stack.enter_context(_worker(started, config)) for config in configs(settings.workers)
         ]
         for process, some in zip(processes, own, strict=False):
             os.sched_setaffinity(process.pid, some)  # before it imports what starts threads
-        return _watch(processes)
+        return _watch(processes, asked)
 
 
 def cores(workers: int, each: int) -> list[set[int]]:
@@ -130,38 +131,44 @@ def _copy(lines: IO[bytes], to: IO[bytes], mark: bytes) -> None:
         to.flush()
 
 
-def _watch(processes: Sequence[subprocess.Popen]) -> int:
-    """Waits for all workers; stops them where one fails, or where this process is asked to."""
+@contextlib.contextmanager
+def _requests() -> Iterator[list[int]]:
+    """Yields a list to which the signals that ask this process to stop are added."""
     asked: list[int] = []
     stops = signal.SIGTERM, signal.SIGINT
     before = {
         each: signal.signal(each, lambda number, frame: asked.append(number)) for each in stops
     }
-    code, began, again, force = 0, math.inf, math.inf, math.inf
     try:
-        while left := [i for i, each in enumerate(processes) if each.poll() is None]:
-            time.sleep(POLL_SECONDS)
-            failed = [(i, each.poll()) for i, each in enumerate(processes) if each.poll()]
-            now = time.monotonic()
-            if began == math.inf and (failed or asked):
-                began, again = now, now + AGAIN_SECONDS
-                force = now + (FAILED_SECONDS if failed else GRACE_SECONDS)
-                for worker, code in failed[:1]:
-                    how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-                    logging.error("Worker %d has ended: %s. The others are stopped.", worker, how)
-                _signal(processes, signal.SIGTERM)
-            if now >= again:
-                again = math.inf
-                _signal(processes, signal.SIGTERM)
-            if now >= force or asked.count(signal.SIGINT) > 1:
-                force = math.inf
-                asked.clear()
-                names = ", ".join(map(str, left))
-                logging.error("Not stopped after %.0f s, and killed: %s.", now - began, names)
-                _signal(processes, signal.SIGKILL)
+        yield asked
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _watch(processes: Sequence[subprocess.Popen], asked: list[int]) -> int:
+    """Waits for all workers; stops them where one fails, or where this process is asked to."""
+    code, began, again, force = 0, math.inf, math.inf, math.inf
+    while left := [i for i, each in enumerate(processes) if each.poll() is None]:
+        time.sleep(POLL_SECONDS)
+        failed = [(i, each.poll()) for i, each in enumerate(processes) if each.poll()]
+        now = time.monotonic()
+        if began == math.inf and (failed or asked):
+            began, again = now, now + AGAIN_SECONDS
+            force = now + (FAILED_SECONDS if failed else GRACE_SECONDS)
+            for worker, code in failed[:1]:
+                how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+                logging.error("Worker %d has ended: %s. The others are stopped.", worker, how)
+            _signal(processes, signal.SIGTERM)
+        if now >= again:
+            again = math.inf
+            _signal(processes, signal.SIGTERM)
+        if now >= force or asked.count(signal.SIGINT) > 1:
+            force = math.inf
+            asked.clear()
+            names = ", ".join(map(str, left))
+            logging.error("Not stopped after %.0f s, and killed: %s.", now - began, names)
+            _signal(processes, signal.SIGKILL)
     code = code or next((each.returncode for each in processes if each.returncode), 0)
     return os.EX_TEMPFAIL if code < 0 else code
 
