@@ -33,10 +33,11 @@ sys.exit(commands.main("recipes", sys.argv[1:]))
 """
 
 
-def start(program, *flags):
-    """Starts a launcher of workers that run a text."""
+def start(program, *flags, setting="pass"):
+    """Starts a launcher of workers that run a text, once it has run a statement about itself."""
+    launcher = PROGRAM.replace("launch._PROGRAM", f"{setting}; launch._PROGRAM", 1)
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "launch", *flags, "--", "run", program],
+        [sys.executable, "-c", launcher, "launch", *flags, "--", "run", program],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -123,12 +124,7 @@ def test_a_signal_to_the_launcher_stops_all(number):
     assert not any(lives(int(line.split()[-1])) for line in up)
 
 
-def test_a_worker_that_does_not_stop_is_ended_by_force(monkeypatch):
-    monkeypatch.setattr(
-        sys.modules[__name__],
-        "PROGRAM",
-        PROGRAM.replace("launch._PROGRAM", "launch.FAILED_SECONDS = 1; launch._PROGRAM", 1),
-    )
+def test_a_worker_that_does_not_stop_is_ended_by_force():
     program = """
 signal.signal(15, signal.SIG_IGN)
 print("up", os.getpid())
@@ -137,25 +133,21 @@ if worker == 1:
     sys.exit(2)
 time.sleep(600)
 """
-    code, out, err = ended(start(program, "--workers=2"))
+    started = start(program, "--workers=2", setting="launch.FAILED_SECONDS = 1")
+    code, out, err = ended(started)
     assert code == 2
     assert "Not stopped after 1 s, and killed: 0." in "\n".join(err)
     assert not any(lives(int(line.split()[-1])) for line in out)
 
 
-def test_a_worker_that_has_missed_the_first_request_is_asked_again(monkeypatch):
-    monkeypatch.setattr(
-        sys.modules[__name__],
-        "PROGRAM",
-        PROGRAM.replace("launch._PROGRAM", "launch.AGAIN_SECONDS = 1; launch._PROGRAM", 1),
-    )
+def test_a_worker_that_has_missed_the_first_request_is_asked_again():
     program = """
 signal.signal(15, lambda *_: signal.signal(15, lambda *_: sys.exit(75)))
 print("up", flush=True)
 while True:
     time.sleep(0.1)
 """
-    process = start(program, "--workers=1")
+    process = start(program, "--workers=1", setting="launch.AGAIN_SECONDS = 1")
     assert process.stdout.readline() == "[0] up\n"
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)

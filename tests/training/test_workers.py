@@ -245,11 +245,10 @@ def test_workers_that_do_not_do_the_same_are_told_so(three):
 )
 def test_an_error_behind_a_request_to_stop_is_the_end_that_was_asked_for(three, error):
     its = three("worker", 0)
-    with pytest.raises(Interrupted), interruption.install():
-        with pytest.raises(Interrupted), its.watched(), interruption.deferred():
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise error
-        raise Interrupted
+    installed, watched, deferred = interruption.install(), its.watched(), interruption.deferred()
+    with installed, pytest.raises(Interrupted), watched, deferred:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise error
     with pytest.raises((WorkerLost, RuntimeError)) as caught, its.watched():
         raise error
     assert not isinstance(caught.value, Interrupted)

@@ -52,7 +52,7 @@ class Workers:
     Attributes:
         count: how many there are.
         index: which one this is, from 0. The first is the chief, which alone writes.
-        addresses: of each, "host:port"; () where there is one.
+        addresses: of each, "host:port"; none where there is one.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
