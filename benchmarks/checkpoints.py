@@ -24,11 +24,11 @@ from tfbp.commands import flags
 from tfbp.data.examples import Examples
 from tfbp.modeling import freezing, heads
 from tfbp.reporting.table import table
+from tfbp.resuming.checkpoints import Checkpoints
+from tfbp.resuming.state import Place
 from tfbp.tasks.classification import Classification
 from tfbp.training import loop, optimizer
-from tfbp.training.checkpoint import Checkpoints
 from tfbp.training.phase import Phase
-from tfbp.training.run_state import Place
 
 CLASSES = tuple("abcdefghij")
 SAVED = 5  # of each kind, for the median

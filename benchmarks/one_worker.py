@@ -17,9 +17,9 @@ from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.modeling import backbones, heads
 from tfbp.tasks.classification import Classification
-from tfbp.training import strategy as strategies
-from tfbp.training import workers
 from tfbp.training.phase import Phase
+from tfbp.workers import strategy as strategies
+from tfbp.workers import workers
 
 CLASSES = tuple("abcdefghij")
 TRAINED = {"head": "head.*", "LoRA": "vgg16/.*|head.*", "everything": ".*"}

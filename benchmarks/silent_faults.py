@@ -18,7 +18,7 @@ from faults import callbacks, data, models
 from faults.setting import Fault
 
 import tfbp
-from tfbp.auditing.finding import AuditFailed
+from tfbp.finding import AuditFailed
 from tfbp.reporting.table import table
 from tfbp.training.proof import ProofFailed
 

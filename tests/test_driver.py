@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbp import driver, fingerprint, recipe, run_directory
+from tfbp import driver, fingerprint, recipe
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
@@ -17,8 +17,10 @@ from tfbp.errors import UserError
 from tfbp.exporting import versions
 from tfbp.exporting.parity import ParityError
 from tfbp.modeling import heads
+from tfbp.resuming import checkpoints as run_checkpoints
+from tfbp.running import directory as run_directory
 from tfbp.tasks.classification import Classification
-from tfbp.training import checkpoint, loop
+from tfbp.training import loop
 from tfbp.training.phase import Phase
 from tfbp.training.proof import ProofFailed
 
@@ -88,7 +90,7 @@ def uninterrupted():
 def recorded(tmp_path_factory):
     """Returns a folder with a run's directory after each of its checkpoints, and at its end."""
     folder = tmp_path_factory.mktemp("recorded")
-    save, places = checkpoint.Checkpoints.save, []
+    save, places = run_checkpoints.Checkpoints.save, []
 
     def save_and_copy(self, model, place, **more):
         save(self, model, place, **more)
@@ -98,7 +100,7 @@ def recorded(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         each_step(patch)
-        patch.setattr(checkpoint.Checkpoints, "save", save_and_copy)
+        patch.setattr(run_checkpoints.Checkpoints, "save", save_and_copy)
         fit(workdir=folder / "end")
     assert len(places) == 1 + len(PHASES) * (2 * STEPS + 1)
     return folder
@@ -107,7 +109,7 @@ def recorded(tmp_path_factory):
 def each_step(patch):
     """Makes the loop call for each step alone, and save a checkpoint after it."""
     patch.setattr(loop, "SECONDS_PER_CALL", 0)
-    patch.setattr(checkpoint.Checkpoints, "due", lambda self: True)
+    patch.setattr(run_checkpoints.Checkpoints, "due", lambda self: True)
 
 
 def no_training(*arguments, **settings):

@@ -13,9 +13,11 @@ from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError
+from tfbp.resuming import checkpoints as run_checkpoints
 from tfbp.tasks.classification import Classification
-from tfbp.training import checkpoint, interruption, loop
+from tfbp.training import loop
 from tfbp.training.phase import Phase
+from tfbp.workers import interruption
 
 CLASSES = ("a", "b")
 STEPS = 5  # of an epoch: 10 examples in batches of 2
@@ -148,7 +150,7 @@ def fit(directory, case):
 
 def record(folder, case):
     """Runs a case whole, and copies its directory after each checkpoint, one for each update."""
-    save = checkpoint.Checkpoints.save
+    save = run_checkpoints.Checkpoints.save
 
     def save_and_copy(self, model, place, **more):
         save(self, model, place, **more)
@@ -158,8 +160,8 @@ def record(folder, case):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "SECONDS_PER_CALL", 0)
-        patch.setattr(checkpoint.Checkpoints, "due", lambda self: True)
-        patch.setattr(checkpoint.Checkpoints, "save", save_and_copy)
+        patch.setattr(run_checkpoints.Checkpoints, "due", lambda self: True)
+        patch.setattr(run_checkpoints.Checkpoints, "save", save_and_copy)
         return folder, case, *fit(folder / "end", case)
 
 
@@ -254,7 +256,7 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_of_where_it_stands(
         patch.setattr(interruption, "deferred", asked_at(call))
         with pytest.raises(interruption.Interrupted):
             fit(tmp_path, case)
-    found, _ = checkpoint.Checkpoints(tmp_path / "checkpoints").newest()
+    found, _ = run_checkpoints.Checkpoints(tmp_path / "checkpoints").newest()
     assert (found.phase, found.step) == place
     if found.step:
         assert_ends_the_same(with_callbacks, tmp_path)

@@ -13,8 +13,8 @@ import pytest
 
 from tfbp import commands, driver
 from tfbp import recipe as recipes
-from tfbp.modeling import rows
-from tfbp.training_run import Run
+from tfbp.caching import row_file
+from tfbp.running.run import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
@@ -110,9 +110,10 @@ import hashlib, json, os, pathlib, sys
 import numpy as np
 from tfbp import commands, driver
 from tfbp.errors import CheckFailed, UserError
-from tfbp.modeling.rows import Rows
-from tfbp.training import feature_cache, loop
-from tfbp.training_run import Run
+from tfbp.caching.row_file import Rows
+from tfbp.caching import cache as feature_cache
+from tfbp.training import loop
+from tfbp.running.run import Run
 
 feature_cache.seconds_saved = lambda *arguments: 1.0
 recipes, runs = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -326,7 +327,7 @@ def test_on_separate_disks_each_worker_fills_its_own_cache_and_the_chief_alone_w
     assert {path.name for path in (top / "1").iterdir()} == mine
     assert {path.name for path in (top / "0").iterdir()} == mine | {APART, "exports"}
     caches = [
-        sorted(path.name for path in (top / worker / "cache").iterdir() if rows.is_cache(path))
+        sorted(path.name for path in (top / worker / "cache").iterdir() if row_file.is_cache(path))
         for worker in ("0", "1")
     ]
     assert caches[0] == caches[1] != []

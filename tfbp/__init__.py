@@ -23,15 +23,15 @@ _MODULES = {
     "LanguageModel": "tfbp.tasks.language",
     "Task": "tfbp.tasks.task",
     "Phase": "tfbp.training.phase",
-    "check_gradients": "tfbp.training.gradient_check",
-    "Finding": "tfbp.auditing.finding",
+    "check_gradients": "tfbp.gradients.check",
+    "Finding": "tfbp.finding",
     "audit": "tfbp.auditing.audit",
     "Config": "tfbp.recipe",
     "field": "tfbp.recipe",
     "fit": "tfbp.driver",
     "plan": "tfbp.driver",
     "run": "tfbp.driver",
-    "Run": "tfbp.training_run",
+    "Run": "tfbp.running.run",
 }
 __all__ = ["UserError", "__version__", *_MODULES]
 

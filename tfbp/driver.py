@@ -1,6 +1,6 @@
 """From examples to a verified export: the composition of all other parts.
 
-audit → for each phase: freeze, compile, train, prove (`tfbp.fitting`) → evaluate → export
+audit → for each phase: freeze, compile, train, prove (`tfbp.running.fitting`) → evaluate → export
 """
 
 import contextlib
@@ -14,21 +14,26 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tfbp import fitting, identity, phase_training, run_directory, storage
 from tfbp import recipe as recipes
+from tfbp import storage
 from tfbp.auditing import audit
-from tfbp.auditing.finding import Finding
+from tfbp.caching import cache as feature_cache
+from tfbp.caching.cache import FeatureCache
 from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 from tfbp.exporting import versions
+from tfbp.finding import Finding
 from tfbp.modeling import adapters, freezing, graph
+from tfbp.resuming import checkpoints as run_checkpoints
+from tfbp.running import directory as run_directory
+from tfbp.running import fitting, same_run
+from tfbp.running import phases as phase_training
+from tfbp.running import plan as planning
+from tfbp.running.run import Run
 from tfbp.tasks.task import Task
-from tfbp.training import checkpoint, feature_cache, workers
-from tfbp.training import plan as planning
-from tfbp.training import strategy as strategies
-from tfbp.training.feature_cache import FeatureCache
 from tfbp.training.phase import Phase
-from tfbp.training_run import Run
+from tfbp.workers import strategy as strategies
+from tfbp.workers import workers
 
 
 def fit(
@@ -67,7 +72,7 @@ def fit(
             when the model is built: call `keras.utils.set_random_seed` before.
         callbacks: Keras callbacks, told of every phase.
         gradients: at each so manieth update the norms of gradients and updates are logged, see
-            `tfbp.reporting.gradients`; 0: never. The weights end the same, bit for bit.
+            `tfbp.gradients.flow`; 0: never. The weights end the same, bit for bit.
         checkpoint_seconds: from one checkpoint in `workdir` to the next.
         restart: begin anew; the run that is in `workdir` is kept beside, as `<workdir>.1`.
         on_nan: at a loss or gradient that is NaN or infinite "stop", or "skip" that update; the
@@ -85,7 +90,7 @@ def fit(
         backbone: the pretrained models that are meant to be part of `model`, for the audit.
 
     Raises:
-        tfbp.auditing.finding.AuditFailed: the audit found errors that `allow` does not name.
+        tfbp.finding.AuditFailed: the audit found errors that `allow` does not name.
         tfbp.UserError: model, examples, task and phases do not fit together, or the loss diverged.
         tfbp.training.proof.ProofFailed: something frozen changed, or something did not learn.
     """
@@ -95,11 +100,11 @@ def fit(
     caching = feature_cache.Settings(cache, cache_dir or "", cache_gb, cached_views, cache_half)
     with workers.of(strategy).watched():
         it = Run(model, splits, task, phases, *settings, caching)
-        asked, source = {}, identity.of_code()
+        asked, source = {}, same_run.of_code()
         if workdir is not None or it.workers.count > 1:
-            asked = identity.of_fit(it)
+            asked = same_run.of_fit(it)
         beside = {"source": source, "gradients": gradients, "workdir": workdir is not None}
-        identity.check_workers(it, asked | beside)
+        same_run.check_workers(it, asked | beside)
         if workdir is not None and not restart and _ended(it, workdir, asked):
             return _read(it, workdir)
         if workdir is not None:
@@ -129,14 +134,14 @@ def run(recipe: types.ModuleType, config: recipes.Config) -> Run:
 def _run(recipe: types.ModuleType, config: recipes.Config, strategy: tf.distribute.Strategy) -> Run:
     name = recipes.name_of(recipe)
     exports = pathlib.Path(config.export_dir) / name
-    source = identity.of_code(pathlib.Path(recipe.__file__))
+    source = same_run.of_code(pathlib.Path(recipe.__file__))
     its = workers.of(strategy)
     # Before there is a model: workers of other shapes would wait for each other.
-    its.check_alike({"recipe": name, "config": identity.of_command(config), "source": source})
+    its.check_alike({"recipe": name, "config": same_run.of_command(config), "source": source})
     its.on_chief(lambda: versions.check_writable(exports))
     it = _build(recipe, config, strategy)
-    asked = identity.of_recipe(recipe, config) | identity.of_run(it)
-    identity.check_workers(it, identity.of_run(it))
+    asked = same_run.of_recipe(recipe, config) | same_run.of_run(it)
+    same_run.check_workers(it, same_run.of_run(it))
     restart = config.restart
     directory = its.on_chief(lambda: str(_directory(name, config, asked)))
     if not restart and _ended(it, directory, asked):
@@ -228,7 +233,7 @@ def open_run(directory: str, recipes_folder: str) -> Run:
     recipe = recipes.load(asked["recipe"], recipes_folder)
     config = recipes.from_settings(recipe.Config, asked["config"])
     it = _build(recipe, config, strategies.resolve(config.strategy, alone=True))
-    if asked["examples"] != identity.of_examples(it.splits):
+    if asked["examples"] != same_run.of_examples(it.splits):
         # Its test examples may be others now, and among them some that it was trained on.
         rule = "must be a run whose data is what it was trained on; its examples have changed since"
         raise mistake("run", rule, directory)
@@ -265,7 +270,7 @@ def _build(
 ) -> Run:
     keras.utils.set_random_seed(config.seed)
     splits = recipe.data(config)
-    workers.of(strategy).check_alike({"examples": identity.of_examples(splits)})
+    workers.of(strategy).check_alike({"examples": same_run.of_examples(splits)})
     task = recipe.task(config, splits)
     with strategy.scope(), _precision(config.precision):
         model = recipe.model(config, splits)
@@ -326,7 +331,7 @@ def _finish(it: Run) -> None:
     for file, text in assets.items():
         storage.write_text(it.directory / file, text)
     run_directory.end(it.directory, it.result, list(assets))
-    checkpoint.Checkpoints(it.directory / run_directory.CHECKPOINTS).clear()
+    run_checkpoints.Checkpoints(it.directory / run_directory.CHECKPOINTS).clear()
 
 
 def _read(it: Run, directory: str | os.PathLike) -> Run:

@@ -21,8 +21,8 @@ import traceback
 import types
 from typing import TYPE_CHECKING
 
-from tfbp.auditing.finding import IDS
 from tfbp.errors import UserError, mistake
+from tfbp.finding import IDS
 
 if TYPE_CHECKING:
     from tfbp.training.phase import Phase

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfbp
-from tfbp.auditing.finding import IDS, AuditFailed
+from tfbp.finding import IDS, AuditFailed
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(60, 4)).astype("float32")

@@ -10,7 +10,7 @@ import pytest
 import tfbp
 from tfbp import recipe
 from tfbp.auditing import examples, losses, preprocessing
-from tfbp.auditing.finding import AuditFailed
+from tfbp.finding import AuditFailed
 
 RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
 GENERATOR = np.random.default_rng(0)

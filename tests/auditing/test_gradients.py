@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfbp
-from tfbp.auditing import gradients, trial
+from tfbp.auditing import gradients, one_batch
 from tfbp.modeling import adapters, freezing
 
 GENERATOR = np.random.default_rng(0)
@@ -25,9 +25,9 @@ def network(*between, **head):
 
 
 def found(model, phase=ALL, splits=SPLITS, task=TASK):
-    with trial.untouched(model):
+    with one_batch.untouched(model):
         frozen = freezing.freeze(model, phase.trainable, phase.batch_norm)
-        return list(gradients.findings(phase, trial.run(model, splits, task, frozen)))
+        return list(gradients.findings(phase, one_batch.run(model, splits, task, frozen)))
 
 
 def test_a_network_that_learns_passes():
@@ -128,12 +128,12 @@ def test_several_devices_give_the_gradients_of_one():
     other.set_weights(model.get_weights())
     norms = []
     for each in (model, other):
-        with trial.untouched(each):
+        with one_batch.untouched(each):
             frozen = freezing.freeze(each, "head")
-            norms.append([norm for *_, norm in trial.run(each, SPLITS, TASK, frozen).norms])
+            norms.append([norm for *_, norm in one_batch.run(each, SPLITS, TASK, frozen).norms])
     assert norms[1] == pytest.approx(norms[0], rel=1e-5)
     # The gradient of the mean cross-entropy at the bias is the mean of softmax - one-hot.
-    picked = np.unique(np.linspace(0, SPLITS.train.size - 1, trial.EXAMPLES).astype(int))
+    picked = np.unique(np.linspace(0, SPLITS.train.size - 1, one_batch.EXAMPLES).astype(int))
     x, y = SPLITS.train.read(tf.constant(picked))
     error = np.mean(tf.nn.softmax(model(x)) - tf.one_hot(y, 2), axis=0)
     assert norms[0][1] == pytest.approx(np.linalg.norm(error), rel=1e-4)

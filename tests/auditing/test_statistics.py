@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfbp
-from tfbp.auditing import statistics, trial
+from tfbp.auditing import one_batch, statistics
 from tfbp.modeling import freezing
 
 X = np.random.default_rng(0).normal(2.0, 1.0, size=(40, 4)).astype("float32")
@@ -42,10 +42,10 @@ def network(layer):
 
 def found(model, pattern, batch_norm="frozen"):
     phase = tfbp.Phase("tune", pattern, epochs=1, learning_rate=0.1, batch_norm=batch_norm)
-    with trial.untouched(model):
+    with one_batch.untouched(model):
         frozen = freezing.freeze(model, phase.trainable, phase.batch_norm)
         result = list(statistics.findings(model, phase, frozen))
-        return result + list(statistics.of_trial(phase, trial.run(model, SPLITS, TASK, frozen)))
+        return result + list(statistics.of_trial(phase, one_batch.run(model, SPLITS, TASK, frozen)))
 
 
 def test_normalization_that_moves_under_a_frozen_backbone_is_refused_by_name():

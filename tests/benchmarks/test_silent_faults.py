@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from tfbp.auditing.finding import IDS
+from tfbp.finding import IDS
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from tfbp import commands
-from tfbp.modeling import rows
-from tfbp.training import feature_cache
+from tfbp.caching import cache as feature_cache
+from tfbp.caching import row_file
 
 RECIPE = '''
 """Tells four kinds of random vectors apart."""
@@ -122,7 +122,7 @@ def test_features_are_cached_on_disk_but_with_nocache(call, tmp_path, monkeypatc
         features = call("plan", recipe, *flags)[1].splitlines()[-1]
         assert call("run", recipe, f"--workdir={tmp_path / f'run {name}'}", *flags)[0] == 0
         outcome = json.loads((tmp_path / f"run {name}" / "result.json").read_text())
-        caches = [path for path in (tmp_path / name).glob("*") if rows.is_cache(path)]
+        caches = [path for path in (tmp_path / name).glob("*") if row_file.is_cache(path)]
         return features, outcome["metrics"]["test"]["loss"], len(caches)
 
     said, loss, caches = run("on")

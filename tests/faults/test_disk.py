@@ -16,8 +16,9 @@ import types
 import pytest
 
 import tfbp
-from tfbp import disk, storage
+from tfbp import storage
 from tfbp.errors import CheckFailed, UserError
+from tfbp.storage import disk
 
 OLD, NEW = b"old", b"new" * 1000
 DISK = {

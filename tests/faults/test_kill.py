@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from tfbp.modeling import rows
+from tfbp.caching import row_file
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 FLAGS = (
@@ -49,7 +49,7 @@ def marks(folder):
     """Returns which blocks are filled, of each cache in a folder."""
     return {
         path.parent: np.fromfile(path, "<u8") != 0
-        for path in folder.glob(f"*/{rows.MARKS}")
+        for path in folder.glob(f"*/{row_file.MARKS}")
         if not path.parent.name.endswith(".tmp")
     }
 
@@ -68,7 +68,7 @@ def test_a_run_killed_while_it_computes_features_goes_on_with_those_that_are_the
     before = marks(job.cache)
     assert any(filled.any() for filled in before.values())
     assert not all(filled.all() for filled in before.values())
-    for claim in job.cache.glob(f"*/{rows.CLAIMS}/*"):
+    for claim in job.cache.glob(f"*/{row_file.CLAIMS}/*"):
         claim.unlink()
 
     job.finish()
@@ -76,7 +76,7 @@ def test_a_run_killed_while_it_computes_features_goes_on_with_those_that_are_the
     assert {path.name for path in after} == {path.name for path in marks(alone.cache)}
     for folder, filled in after.items():
         # Who computes a block claims it.
-        claimed = {int(path.name) for path in (folder / rows.CLAIMS).iterdir()}
+        claimed = {int(path.name) for path in (folder / row_file.CLAIMS).iterdir()}
         there = before.get(folder, np.zeros_like(filled))
         assert filled.all()
         assert claimed == set(np.flatnonzero(~there).tolist())

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tfbp import commands
-from tfbp.training import interruption, loop
+from tfbp.training import loop
+from tfbp.workers import interruption
 
 RECIPE = '''"""Tells dark images from bright ones."""
 

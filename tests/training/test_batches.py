@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfbp.data.examples import Examples, order
-from tfbp.training import batches, strategy
+from tfbp.training import batches
+from tfbp.workers import strategy
 
 ONE = tf.distribute.get_strategy()
 

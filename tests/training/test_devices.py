@@ -10,11 +10,13 @@ from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.modeling import freezing
+from tfbp.resuming import state as run_state
+from tfbp.resuming.checkpoints import Checkpoints
+from tfbp.resuming.state import Place
 from tfbp.tasks.classification import Classification
-from tfbp.training import batches, loop, optimizer, run_state, strategy
-from tfbp.training.checkpoint import Checkpoints
+from tfbp.training import batches, loop, optimizer
 from tfbp.training.phase import Phase
-from tfbp.training.run_state import Place
+from tfbp.workers import strategy
 
 CLASSES = ("a", "b", "c")
 

@@ -11,8 +11,9 @@ from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.modeling import freezing
+from tfbp.resuming import checkpoints as run_checkpoints
 from tfbp.tasks.classification import Classification
-from tfbp.training import checkpoint, loop
+from tfbp.training import loop
 from tfbp.training.early_stopping import EarlyStopping
 from tfbp.training.phase import Phase
 
@@ -90,7 +91,7 @@ def test_without_validation_examples_it_is_refused():
 def recorded(tmp_path_factory):
     """Returns an uninterrupted run, and a folder with its directory after each checkpoint."""
     folder, places = tmp_path_factory.mktemp("recorded"), []
-    save = checkpoint.Checkpoints.save
+    save = run_checkpoints.Checkpoints.save
 
     def save_and_copy(self, model, place, **more):
         save(self, model, place, **more)
@@ -100,8 +101,8 @@ def recorded(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "SECONDS_PER_CALL", 0)
-        patch.setattr(checkpoint.Checkpoints, "due", lambda self: True)
-        patch.setattr(checkpoint.Checkpoints, "save", save_and_copy)
+        patch.setattr(run_checkpoints.Checkpoints, "due", lambda self: True)
+        patch.setattr(run_checkpoints.Checkpoints, "save", save_and_copy)
         run = fit(workdir=folder / "end")
     return run, places, folder
 

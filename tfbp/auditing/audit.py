@@ -14,16 +14,16 @@ from tfbp.auditing import (
     examples,
     gradients,
     losses,
+    one_batch,
     preprocessing,
     statistics,
-    trial,
     weights,
 )
-from tfbp.auditing.finding import IDS, AuditFailed, Finding
 from tfbp.data.splits import Splits
 from tfbp.errors import mistake
+from tfbp.finding import IDS, AuditFailed, Finding
 from tfbp.modeling import freezing
-from tfbp.tasks import probe
+from tfbp.tasks import sample_outputs
 from tfbp.tasks.task import Task
 from tfbp.training.phase import Phase
 
@@ -85,7 +85,7 @@ def findings(
     backbones = [backbone] if isinstance(backbone, keras.Model) else list(backbone)
     if strange := [each for each in backbones if not isinstance(each, keras.Model)]:
         raise mistake("backbone", "must be a Keras model, or several", strange[0])
-    with trial.untouched(model), probe.asking_once():
+    with one_batch.untouched(model), sample_outputs.asking_once():
         # First, for it looks on while the model is asked; the others look at the answer.
         found = [*preprocessing.findings(model, splits, backbones)]
         mismatch = [*losses.findings(model, splits, task)]
@@ -96,13 +96,13 @@ def findings(
         found += connection.findings(model, splits, backbones)
     found += examples.findings(splits, task)
     for number, phase in enumerate(phases):
-        with trial.untouched(model):
+        with one_batch.untouched(model):
             frozen = freezing.freeze(model, phase.trainable, phase.batch_norm)
             if number == 0:
                 found += weights.findings(model, phase, backbones)
             found += statistics.findings(model, phase, frozen)
             if not refused:  # else there is no loss to follow
-                tried = trial.run(model, splits, task, frozen)
+                tried = one_batch.run(model, splits, task, frozen)
                 found += gradients.findings(phase, tried)
                 found += statistics.of_trial(phase, tried)
     return sorted(found, key=lambda each: (each.warning, IDS.index(each.id)))

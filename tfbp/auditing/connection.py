@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from tfbp.auditing.finding import Finding
 from tfbp.data.splits import Splits
+from tfbp.finding import Finding
 
 
 def findings(

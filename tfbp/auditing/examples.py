@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from tfbp import fingerprint
-from tfbp.auditing.finding import Finding, listed
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
+from tfbp.finding import Finding, listed
 from tfbp.tasks.task import Task
 
 # Largest ratio between the sizes of two classes that passes without a word.

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from tfbp.auditing.finding import Finding, listed
-from tfbp.auditing.trial import Trial
+from tfbp.auditing.one_batch import Trial
+from tfbp.finding import Finding, listed
 from tfbp.training.phase import CLIPPING, Phase
 
 # Norm of a variable's gradient from which on no usual learning rate leaves its values in range.

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbp.auditing.finding import Finding, listed
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
-from tfbp.tasks import probe
+from tfbp.finding import Finding, listed
+from tfbp.tasks import sample_outputs
 from tfbp.tasks.task import Task
 
 _OF_LABELS = (keras.losses.SparseCategoricalCrossentropy,)
@@ -24,7 +24,7 @@ def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding
         tfbp.UserError: the model does not take the examples, or has not one finite output.
     """
     loss, examples = task.loss(), splits.train
-    answer = probe.outputs(model, examples)
+    answer = sample_outputs.outputs(model, examples)
     if isinstance(loss, _OF_LABELS):
         shape = _of_labels(examples, answer)
     elif isinstance(loss, _OF_ROWS):

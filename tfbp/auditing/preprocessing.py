@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbp.auditing.finding import Finding
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError
+from tfbp.finding import Finding
 from tfbp.modeling import heads, paths
-from tfbp.tasks import probe
+from tfbp.tasks import sample_outputs
 
 # In grey values, of 255. Two roundings to bfloat16 make a difference of up to 2.
 _EQUAL = 3
@@ -39,10 +39,10 @@ def findings(
     known = _known([*_models(model), *backbones])
     if splits.train.spec[0].shape.rank != 3 or not known:
         return
-    x, _ = probe.few(splits.train, probe.EXAMPLES)
+    x, _ = sample_outputs.few(splits.train, sample_outputs.EXAMPLES)
     with contextlib.ExitStack() as stack:
         reached = [(backbone, stack.enter_context(_inputs(first))) for backbone, first in known]
-        probe.ask(model, splits.train)
+        sample_outputs.ask(model, splits.train)
     for backbone, seen in reached:
         # None where the model does not use the backbone.
         if seen and seen[0].ndim == 4 and seen[0].shape[-1] == 3:

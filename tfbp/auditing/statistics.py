@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import keras
 
-from tfbp.auditing.finding import Finding, listed
-from tfbp.auditing.trial import Trial
+from tfbp.auditing.one_batch import Trial
+from tfbp.finding import Finding, listed
 from tfbp.modeling import paths
 from tfbp.modeling.freezing import Frozen
 from tfbp.training.phase import Phase

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbp.auditing.finding import Finding, listed
+from tfbp.finding import Finding, listed
 from tfbp.modeling import paths
 from tfbp.training.phase import Phase
 

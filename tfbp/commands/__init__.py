@@ -18,7 +18,7 @@ import tfbp
 from tfbp.commands.flags import HELP, Help
 from tfbp.errors import CheckFailed, UserError, WorkerLost, mistake
 from tfbp.reporting.table import table
-from tfbp.training.interruption import Interrupted
+from tfbp.workers.interruption import Interrupted
 
 COMMANDS = {
     "list": ("", "the recipes, a line each"),

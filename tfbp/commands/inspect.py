@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from tfbp.commands import flags, metrics
 from tfbp.errors import mistake
-from tfbp.exporting import about
+from tfbp.exporting import inspection
 from tfbp.reporting.table import table
 
 # Labels that are printed; the file holds them all.
@@ -20,15 +20,15 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     _, rest = flags.parse(flags.Settings, arguments, about=__doc__)
     if len(rest) != 1:
         raise mistake("inspect", "must be given one SAVED_MODEL", " ".join(rest))
-    folder = about.newest(pathlib.Path(rest[0]))
-    details = about.details(folder)
-    parts = [_signatures(about.signatures(folder)), table(_facts(folder, details))]
+    folder = inspection.newest(pathlib.Path(rest[0]))
+    details = inspection.details(folder)
+    parts = [_signatures(inspection.signatures(folder)), table(_facts(folder, details))]
     if "metrics" in details:
         parts.append(metrics.of_splits(details["metrics"]))
     print("\n\n".join(parts))
 
 
-def _signatures(signatures: about.Signatures) -> str:
+def _signatures(signatures: inspection.Signatures) -> str:
     rows = [("signature", "", "name", "type")]
     for signature, types in signatures.items():
         shown = signature  # in its first row alone
@@ -47,8 +47,8 @@ def _facts(folder: pathlib.Path, details: Mapping) -> list[tuple[str, str]]:
         facts.append(("recipe", details["recipe"]))
     if "spec" in details.get("data", {}):
         facts.append(("data", details["data"]["spec"]))
-    if (folder / about.LABELS).is_file():
-        names = (folder / about.LABELS).read_text(encoding="utf-8").splitlines()
+    if (folder / inspection.LABELS).is_file():
+        names = (folder / inspection.LABELS).read_text(encoding="utf-8").splitlines()
         more = f", … ({len(names)} in all)" if len(names) > LABELS else ""
         facts.append(("labels", ", ".join(names[:LABELS]) + more))
     if "fingerprints" in details:

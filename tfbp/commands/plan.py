@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from tfbp import driver
 from tfbp import recipe as recipes
+from tfbp.caching.cache import Outlook
 from tfbp.commands import flags
 from tfbp.reporting.table import table
-from tfbp.training.feature_cache import Outlook
+from tfbp.running.plan import Group, PhasePlan
 from tfbp.training.phase import Phase
-from tfbp.training.plan import Group, PhasePlan
 
 SHOWN = 3  # of the tensors at a cut
 

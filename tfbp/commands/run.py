@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tfbp import driver
 from tfbp.commands import flags, metrics
 from tfbp.reporting.table import table
-from tfbp.training import interruption
+from tfbp.workers import interruption
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfbp import storage
 from tfbp.data.examples import Examples
 from tfbp.errors import mistake
-from tfbp.exporting import about, card, parity, savedmodel, warmup
+from tfbp.exporting import card, inspection, parity, savedmodel, warmup
 from tfbp.modeling import precision
 from tfbp.tasks.task import Task
 
@@ -96,13 +96,13 @@ def export(
                 types = _types(beside, requests[0], expected[0])
                 contents = details | {"signatures": types, "parity": proof}
                 assets = task.assets()
-                labels = assets.get(about.LABELS.name, "").splitlines()
-                assets[about.DETAILS.name] = json.dumps(contents, indent=2, ensure_ascii=False)
+                labels = assets.get(inspection.LABELS.name, "").splitlines()
+                assets[inspection.DETAILS.name] = json.dumps(contents, indent=2, ensure_ascii=False)
                 assets["README.md"] = card.text(
                     f"{folder.name}, version {version.name}", contents, labels
                 )
                 for name, text in assets.items():
-                    (beside / about.EXTRA / name).write_text(text, encoding="utf-8")
+                    (beside / inspection.EXTRA / name).write_text(text, encoding="utf-8")
             break
         except FileExistsError:
             # Another run has published this version meanwhile: take the next one.
@@ -125,9 +125,9 @@ def _versions(folder: str | os.PathLike) -> list[pathlib.Path]:
 
 def _types(
     folder: pathlib.Path, inputs: parity.Tensors, outputs: parity.Tensors
-) -> about.Signatures:
+) -> inspection.Signatures:
     """Returns the types of a SavedModel's signatures, in the order of what was asked."""
-    types = about.signatures(folder)
+    types = inspection.signatures(folder)
     return {
         name: {
             "inputs": {key: types[name]["inputs"][key] for key in inputs[name]},

@@ -8,7 +8,8 @@ import time
 
 import keras
 
-from tfbp import disk, storage
+from tfbp import storage
+from tfbp.storage import disk
 
 
 class Rows(keras.callbacks.Callback):

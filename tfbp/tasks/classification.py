@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfbp.data import images
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError, mistake
-from tfbp.tasks import inputs, probe
+from tfbp.tasks import inputs, sample_outputs
 from tfbp.tasks.smoothing import SmoothedCrossentropy
 from tfbp.tasks.task import Signature
 
@@ -93,7 +93,7 @@ class Classification:
             tfbp.UserError: says what does not fit.
         """
         self._labels(examples)
-        answer = probe.outputs(model, examples)
+        answer = sample_outputs.outputs(model, examples)
         if answer.ndim != 2 or answer.shape[1] != len(self.classes):
             raise UserError(
                 f"`model` must answer one logit for each of the {len(self.classes)} classes. "

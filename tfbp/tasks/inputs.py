@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfbp.data import images
 from tfbp.data.examples import Examples
-from tfbp.tasks import probe
+from tfbp.tasks import sample_outputs
 from tfbp.tasks.task import Signature
 
 
@@ -83,7 +83,7 @@ def signatures(
         return call
 
     def request(item: Input) -> Callable[[int], dict[str, np.ndarray]]:
-        return lambda count: item.write(probe.exactly(examples, count))
+        return lambda count: item.write(sample_outputs.exactly(examples, count))
 
     return {
         name: Signature(function(item), item.specs, request(item)) for name, item in inputs.items()

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfbp.data.examples import Examples
 from tfbp.data.text import Vocabulary
 from tfbp.errors import UserError
-from tfbp.tasks import probe, sampling
+from tfbp.tasks import sample_outputs, sampling
 from tfbp.tasks.stepper import Stepper
 from tfbp.tasks.task import Signature
 
@@ -56,7 +56,7 @@ class LanguageModel:
         target = examples.spec[1]
         if examples.characters_per_token is None:
             raise UserError("`examples` must be windows of a text for a language model.")
-        answer = probe.outputs(model, examples)
+        answer = sample_outputs.outputs(model, examples)
         due = [*target.shape, self.vocabulary.size]
         if list(answer.shape[1:]) != due:
             raise UserError(
@@ -214,7 +214,7 @@ class LanguageModel:
             return {"logits": logits[:, -1], **stepper.unpack(states)}
 
         def windows(count):
-            return probe.exactly(examples, count)
+            return sample_outputs.exactly(examples, count)
 
         def texts(count):
             return {"text": vocabulary.decode(windows(count)).numpy()}
@@ -259,7 +259,7 @@ class LanguageModel:
         return {"vocabulary.json": self.vocabulary.to_json()}
 
     def _stepper(self, model: keras.Model, examples: Examples) -> Stepper:
-        x, _ = probe.few(examples, 4)
+        x, _ = sample_outputs.few(examples, 4)
         stepper = Stepper(model)
         stepper.prove(model, x)
         return stepper

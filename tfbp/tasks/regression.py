@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfbp.data import images
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
-from tfbp.tasks import inputs, probe
+from tfbp.tasks import inputs, sample_outputs
 from tfbp.tasks.task import Signature
 
 
@@ -47,7 +47,7 @@ class Regression:
                 "`examples` must carry numbers to predict, as floats, for a regression. "
                 f"Received: {target.dtype.name}."
             )
-        answer = probe.outputs(model, examples)
+        answer = sample_outputs.outputs(model, examples)
         if answer.shape[1:] != tuple(target.shape):
             raise UserError(
                 f"`model` must answer {list(target.shape)} for each example, like the targets. "

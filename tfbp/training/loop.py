@@ -15,7 +15,8 @@ from absl import logging
 
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
-from tfbp.training import batches, workers
+from tfbp.training import batches
+from tfbp.workers import workers
 
 # One compiled call runs so many steps that it takes about this long: long enough to hide the cost
 # of a call (about a millisecond), short enough for progress and checkpoints.

@@ -1,0 +1,47 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbp.data.examples import Examples
+from tfbp.tasks import sample_outputs
+
+
+class Counting(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, x):
+        self.calls += tf.executing_eagerly()
+        return self.dense(x)
+
+
+@pytest.fixture
+def asked():
+    """Returns a model, and two sets of examples that it takes."""
+    model, rows = Counting(), np.ones([20, 3], np.float32)
+    model(rows)
+    model.calls = 0
+    return model, *(Examples.from_arrays(rows, rows[:, :2]) for _ in range(2))
+
+
+def test_a_model_is_asked_once_about_the_same_examples(asked):
+    model, one, other = asked
+    with sample_outputs.asking_once():
+        for examples in (one, other, one):
+            assert sample_outputs.outputs(model, examples).shape == (sample_outputs.EXAMPLES, 2)
+        assert model.calls == 2
+        sample_outputs.ask(model, one)
+        assert model.calls == 3
+
+
+def test_it_is_asked_again_where_its_weights_may_have_changed(asked):
+    model, examples, _ = asked
+    with sample_outputs.asking_once():
+        before = sample_outputs.outputs(model, examples)
+    model.dense.bias.assign_add([1, 1])
+    for _ in range(2):
+        np.testing.assert_allclose(sample_outputs.outputs(model, examples), before + 1, rtol=1e-6)
+    assert model.calls == 3

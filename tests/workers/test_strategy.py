@@ -1,0 +1,193 @@
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+from tfbp.errors import UserError
+from tfbp.workers import rendezvous, strategy
+
+
+@pytest.mark.parametrize("name", ["auto", "one", None])
+def test_without_several_gpus_the_current_strategy_is_taken(name):
+    assert strategy.resolve(name) is tf.distribute.get_strategy()
+
+
+def test_mirrored_spans_all_devices_of_a_kind():
+    mirrored = strategy.resolve("mirrored")
+    assert isinstance(mirrored, tf.distribute.MirroredStrategy)
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    assert mirrored.num_replicas_in_sync == len(devices)
+
+
+def test_a_strategy_is_returned_as_it_is():
+    given = tf.distribute.OneDeviceStrategy("CPU:0")
+    assert strategy.resolve(given) is given
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UserError, match=r"`strategy` must be .*Did you mean 'mirrored'\?"):
+        strategy.resolve("miror")
+
+
+def config(cluster, job="worker", index=0):
+    return json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})
+
+
+TWO = {"worker": ["a:1", "b:2"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "3",
+        json.dumps({"cluster": 3, "task": {"type": "worker", "index": 0}}),
+        json.dumps({"cluster": TWO}),
+        json.dumps({"cluster": TWO, "task": {"index": 0}}),
+        config(TWO, index=2),
+        config(TWO, index=-1),
+        config(TWO, index="first"),
+        config(TWO, index=None),
+        config(TWO, job="chief"),
+        config({"ps": ["a:1"]}, job="ps"),
+        config({"worker": "a:1"}),
+        config({"worker": ["a", "b:2"]}),
+        config({"worker": ["a:0", "b:2"]}),
+        config({"worker": ["a:65536", "b:2"]}),
+        config({"worker": ["a:1", "a:1"]}),
+    ],
+)
+@pytest.mark.parametrize("name", ["auto", "multiworker"])
+def test_a_cluster_that_is_none_is_refused(monkeypatch, name, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError) as caught:
+        strategy.resolve(name)
+    said = (
+        "`TF_CONFIG` must name a cluster of workers, each by an address of its own with a port, "
+        "and the task of this one among them, in JSON."
+    )
+    assert str(caught.value) == f"{said} Received: {text!r}."
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", '{"cluster": {}}', '{"task": {"index": 0}}'])
+def test_without_a_cluster_auto_is_one_worker_and_multiworker_a_mistake(monkeypatch, text):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if text is not None:
+        monkeypatch.setenv("TF_CONFIG", text)
+    assert strategy.resolve("auto") is tf.distribute.get_strategy()
+    with pytest.raises(UserError, match="`strategy` needs the environment variable TF_CONFIG, or"):
+        strategy.resolve("multiworker")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "job", "several"),
+    [
+        ({"worker": ["a:1"]}, "worker", False),
+        ({"chief": ["a:1"]}, "chief", False),
+        (TWO, "worker", True),
+        ({"chief": ["a:1"], "worker": ["b:2"]}, "chief", True),
+    ],
+)
+def test_auto_is_multiworker_where_several_are_named(monkeypatch, cluster, job, several):
+    monkeypatch.setenv("TF_CONFIG", config(cluster, job))
+    monkeypatch.setattr(strategy, "_multiworker", lambda: "several")
+    one = tf.distribute.get_strategy()
+    assert strategy.resolve("auto") == ("several" if several else one)
+    assert strategy.resolve("multiworker") == "several"
+    assert strategy.resolve("one") is one
+    for name in ("auto", "multiworker"):  # To open a run is the work of one process.
+        assert strategy.resolve(name, alone=True) is one
+
+
+def test_several_workers_are_refused_once_tensorflow_is_at_work(monkeypatch):
+    tf.constant(1) + 1
+    monkeypatch.setenv("TF_CONFIG", config({"worker": ["127.0.0.1:1", "127.0.0.1:2"]}))
+    monkeypatch.setattr(rendezvous, "meet", lambda *arguments: None)
+    with pytest.raises(UserError, match="`strategy` must be made before TensorFlow does anything"):
+        strategy.resolve("multiworker")
+
+
+def slurm(rank, **more):
+    step = {"NUM_TASKS": "2", "NODELIST": "localhost", "TASKS_PER_NODE": "2"}
+    return {f"SLURM_STEP_{name}": text for name, text in step.items()} | {
+        "SLURM_PROCID": str(rank),
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rank", "variables", "addresses"),
+    [
+        (1, {}, ["localhost:8888", "localhost:8889"]),
+        (
+            2,
+            {
+                "SLURM_STEP_NUM_TASKS": "4",
+                "SLURM_STEP_NODELIST": "node[08-09],x",
+                "SLURM_STEP_TASKS_PER_NODE": "1(x2),2",
+            },
+            ["node08:8888", "node09:8888", "x:8888", "x:8889"],
+        ),
+    ],
+)
+def test_a_step_of_slurm_names_the_workers_also_without_gpus(
+    monkeypatch, rank, variables, addresses
+):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for name, text in slurm(rank, **variables).items():
+        monkeypatch.setenv(name, text)
+    resolver = strategy._slurm()
+    assert resolver.cluster_spec().as_dict() == {"worker": addresses}
+    assert (resolver.task_type, resolver.task_id) == ("worker", rank)
+    assert resolver.num_accelerators() == {"GPU": 0}
+
+
+def test_slurm_deals_the_gpus_of_a_node_out_to_its_workers(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    for name, text in slurm(1, CUDA_VISIBLE_DEVICES="0,1,2,3").items():
+        monkeypatch.setenv(name, text)
+    resolver = strategy._slurm()
+    assert resolver.cluster_spec().as_dict() == {"worker": ["localhost:8888", "localhost:8889"]}
+    assert (resolver.task_type, resolver.task_id) == ("worker", 1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+def test_half_of_a_step_of_slurm_is_a_mistake(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "localhost")
+    with pytest.raises(UserError, match=r"needs a step of Slurm .*SLURM_PROCID not found"):
+        strategy.resolve("multiworker")
+
+
+PROGRAM = """
+from tfbp.workers import strategy, workers
+its = workers.of(strategy.resolve("multiworker"))
+print(its.gather(f"{its.index} of {its.count}".encode()))
+"""
+
+
+def test_two_workers_of_slurm_meet():
+    root = str(pathlib.Path(__file__).parents[2])
+    kept = {name: text for name, text in os.environ.items() if name != "TF_CONFIG"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env=kept | slurm(rank) | {"PYTHONPATH": root},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=60)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert said == ["[b'0 of 2', b'1 of 2']\n"] * 2

@@ -1,0 +1,346 @@
+"""What a frozen prefix answers is computed once for each example; the phases learn from that.
+
+with FeatureCache(settings, model, splits, task, phases, seed) as cache:
+    source = cache.source(index, frozen)  # the model is frozen for the phase, its weights are there
+    loop.train(source.model, source.train, …)  # as with the model and its examples
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+import tfbp
+from tfbp import fingerprint
+from tfbp.caching import budget, features, prefix
+from tfbp.caching import examples as cached_examples
+from tfbp.caching.examples import CachedExamples
+from tfbp.caching.features import Features
+from tfbp.caching.prefix import OnFeatures, Prefix
+from tfbp.caching.row_file import Progress
+from tfbp.data.examples import Examples
+from tfbp.data.splits import Splits
+from tfbp.errors import UserError, mistake
+from tfbp.modeling import freezing
+from tfbp.modeling.freezing import Frozen
+from tfbp.tasks.task import Task
+from tfbp.training.phase import Phase
+
+# When a cache pays, estimated from what was measured on 2 cores: VGG16's forward pass, rows of
+# 2 to 64 KB from the page cache, and tracing, opening, and checking of a cache of 1,400 examples.
+MULTIPLY_ADDS_PER_SECOND = 6e10
+BYTES_PER_SECOND = 1e9
+SECONDS_TO_OPEN = 0.5
+_CHANGES = "augmentation makes each epoch's images anew; `cached_views=K` keeps K of each"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How features are cached.
+
+    Attributes:
+        on: whether they are.
+        folder: holds the caches; "": `tfbp` in $XDG_CACHE_HOME, or in ~/.cache.
+        limit_gb: what all caches there may take together, in 10⁹ bytes.
+        views: augmented views of each training example that epochs cycle through; 0: each epoch
+            has its own, which cannot be cached.
+        half: whether floats are stored as float16.
+    """
+
+    on: bool = True
+    folder: str = ""
+    limit_gb: float = 10.0
+    views: int = 0
+    half: bool = False
+
+    def __post_init__(self):
+        if not self.limit_gb >= 0:
+            raise mistake("cache_gb", "must be at least 0", self.limit_gb)
+        if not isinstance(self.views, int) or self.views < 0:
+            raise mistake("cached_views", "must be zero or a positive whole number", self.views)
+
+    @property
+    def path(self) -> pathlib.Path:
+        if self.folder:
+            return pathlib.Path(self.folder)
+        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        return pathlib.Path(caches) / "tfbp"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a phase learns from: features, or the examples themselves.
+
+    Attributes:
+        model: takes their x; all else of it is the whole model's.
+        train, validation: the examples.
+        features: "cut", "saves" and "rows" as of an `Outlook`; or "obstacle".
+    """
+
+    model: keras.Model | OnFeatures
+    train: Examples
+    validation: Examples | None
+    features: dict[str, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """What caching would do in a phase.
+
+    Attributes:
+        cut: what makes the features: paths of layers, or names of operations.
+        saves: share of a forward pass's multiply-adds that is made only once for an example.
+        rows: examples, and views of them, that are cached.
+        bytes: what they take on disk.
+        cached: whether they are.
+        obstacle: why they are not, or not all; "": they are.
+    """
+
+    cut: tuple[str, ...] = ()
+    saves: float = 0.0
+    rows: int = 0
+    bytes: int = 0
+    cached: bool = False
+    obstacle: str = ""
+
+
+class FeatureCache:
+    """The feature caches of one run, which are let go of at the end of the `with` block.
+
+    Args:
+        settings: how.
+        model, splits, task, phases: of the run. Only what trains or validates is cached: test
+            examples are seen once.
+        seed: of the run's augmentation.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: keras.Model,
+        splits: Splits,
+        task: Task,
+        phases: Sequence[Phase],
+        seed: int,
+    ):
+        self._settings = settings
+        self._model, self._task, self._phases, self._seed = model, task, phases, seed
+        self._train, self._validation = splits.train, splits.validation
+        self._open: dict[str, Features] = {}
+        self._described: dict[int, str] = {}
+        self._found: dict[int, tuple[Prefix, str]] = {}  # of later phases, as they will be then
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error):
+        self._keep(())
+
+    def source(
+        self,
+        index: int,
+        frozen: Frozen,
+        progress: Callable[[str], Progress] = lambda name: lambda done, total: None,
+    ) -> Source:
+        """Returns what a phase learns from, after computing the features that are not there yet.
+
+        Features at the cuts of later phases are computed in the same pass, where these cuts come
+        before this one's and nothing in front of them changes until then.
+
+        Args:
+            index: of the phase.
+            frozen: what `freezing.freeze` has returned for it; the model's weights are those that
+                the phase begins with.
+            progress: from the name of a split to what is told how many features are there.
+        """
+        if self._settings.on and self._changes:  # Whatever the model is.
+            return self.whole(_CHANGES)
+        found, obstacle = self._found.pop(index, None) or self._find(index, frozen)
+        if obstacle:
+            return self.whole(obstacle)
+        chain = [found, *self._later(index, found)]
+        parts = [part for part in (self._train, self._validation) if part]
+        self._keep({self._key(each, part) for each in chain for part in parts})
+        try:
+            for part in parts:  # What this phase needs has room first.
+                self._opened(found, part)
+            train = self._filled(self._train, chain, progress("train"))
+            validation = self._validation and self._filled(
+                self._validation, chain, progress("validation")
+            )
+        except UserError as error:
+            logging.warning("Features are not cached. %s", error)
+            return self.whole(str(error))
+        if not train.filled:
+            return self.whole("there is no room")
+        made = {"cut": list(found.cut), "saves": found.saves, "rows": train.filled}
+        return Source(found.training_model(self._model), train, validation, made)
+
+    def whole(self, obstacle: str) -> Source:
+        """Returns the model and the examples as what a phase learns from, and why."""
+        self._keep(())
+        return Source(self._model, self._train, self._validation, {"obstacle": obstacle})
+
+    def outlook(self, index: int, frozen: Frozen) -> Outlook:
+        """Returns what `source` would do for a phase. Nothing is computed or written."""
+        found, obstacle = self._find(index, frozen)
+        if found is None:
+            return Outlook(obstacle=obstacle)
+        parts = [part for part in (self._train, self._validation) if part]
+        rows = sum(map(cached_examples.rows, parts))
+        size = features.row_bytes(found.specs, half=self._settings.half)
+        if obstacle:
+            return Outlook(found.cut, found.saves, rows, rows * size, obstacle=obstacle)
+        limit = self._settings.limit_gb * features.GB
+        try:
+            fits = min(rows, budget.obtainable(self._settings.path, "planned", limit) // size)
+        except UserError as error:
+            return Outlook(found.cut, found.saves, rows, rows * size, obstacle=str(error))
+        if fits < rows:
+            obstacle = f"only {fits:,} fit, the others are computed each time"
+        return Outlook(found.cut, found.saves, rows, rows * size, fits > 0, obstacle)
+
+    def _find(self, index: int, frozen: Frozen) -> tuple[Prefix | None, str]:
+        """Returns the prefix of a phase, and why it is not to be cached; "": it is."""
+        if not self._settings.on:
+            return None, "the cache is off"
+        found = prefix.find(self._model, frozen)
+        if found is None:
+            return None, "no part of the model gives the same in each epoch"
+        return found, self._obstacle(index, found)
+
+    def _obstacle(self, index: int, found: Prefix) -> str:
+        """Returns why a prefix is not worth caching in a phase; "": it is."""
+        if self._changes:
+            return _CHANGES
+        if self._measures_x:
+            return "the task measures what the model is given, which would be features"
+        readings, rows = self._phases[index].epochs, cached_examples.rows(self._train)
+        if self._train.views:
+            readings /= self._train.views
+        elif index == len(self._phases) - 1:
+            readings += 1  # The result measures the training examples once more.
+        if readings <= 1:
+            return "each example is read only once"
+        if seconds_saved(found, self._settings.half, rows, readings) <= 0:
+            return "reading it would take longer than computing it"
+        return ""
+
+    @property
+    def _changes(self) -> bool:
+        return self._train.is_augmented and not self._train.views
+
+    @functools.cached_property
+    def _measures_x(self) -> bool:
+        x, y = (tf.TensorSpec((None, *each.shape), each.dtype) for each in self._train.spec)
+        (answer,) = self._model.outputs
+        outputs = tf.TensorSpec(answer.shape, answer.dtype)
+        measure = tf.function(self._task.measure).get_concrete_function(x, y, outputs)
+        return bool(measure.inputs[0].consumers())
+
+    def _later(self, index: int, found: Prefix) -> list[Prefix]:
+        """Returns the prefixes of later phases that this phase's one contains, and all between."""
+        later, between = [], [found]
+        for number in range(index + 1, len(self._phases)):
+            other, obstacle = self._found.pop(number, None) or self._find(
+                number, self._freeze(number)
+            )
+            if obstacle:
+                break
+            if all(each.contains(other) for each in between):
+                later.append(other)
+                self._found[number] = other, ""
+            between.append(other)
+        self._freeze(index)
+        return later
+
+    def _freeze(self, index: int) -> Frozen:
+        phase = self._phases[index]
+        return freezing.freeze(self._model, phase.trainable, phase.batch_norm)
+
+    def _filled(
+        self, examples: Examples, chain: Sequence[Prefix], progress: Progress
+    ) -> CachedExamples:
+        """Returns the examples' features at the first prefix of a chain; those at the others are
+        computed too, if there is room for them.
+
+        The smallest prefix is applied to the examples, each next one to the features before.
+        """
+        first, *rest = chain
+        caches: dict[Prefix, Features] = {first: self._opened(first, examples)}
+        for each in rest:
+            cache = self._opened(each, examples)
+            if cache.fits == cache.count:
+                caches[each] = cache
+            else:
+                self._keep(self._open.keys() - {self._key(each, examples)})
+        earlier = None
+        for each in sorted(caches, key=lambda each: each.multiply_adds):
+            compute = self._computing(each, examples, earlier)
+            caches[each].fill(compute, progress)
+            if not self._settings.half:  # Rounded once, not once for each cut.
+                earlier = each, caches[each]
+        return CachedExamples(examples, first, caches[first], self._seed)
+
+    def _opened(self, found: Prefix, examples: Examples) -> Features:
+        key = self._key(found, examples)
+        if key not in self._open:
+            settings = self._settings
+            self._open[key] = Features(
+                settings.path,
+                key,
+                cached_examples.rows(examples),
+                found.specs,
+                limit_gb=settings.limit_gb,
+                half=settings.half,
+            )
+        return self._open[key]
+
+    def _keep(self, keys: Collection[str]) -> None:
+        """Lets go of the caches that are open, but for some."""
+        for key in self._open.keys() - set(keys):
+            self._open.pop(key).close()
+
+    def _key(self, found: Prefix, examples: Examples) -> str:
+        if id(examples) not in self._described:
+            self._described[id(examples)] = cached_examples.fingerprint_of_x(examples, self._seed)
+        made = found.fingerprint, self._described[id(examples)]
+        return fingerprint.of_json([tfbp.__version__, tf.__version__, keras.__version__, *made])
+
+    def _computing(
+        self, found: Prefix, examples: Examples, earlier: tuple[Prefix, Features] | None
+    ) -> Callable[[np.ndarray], list[tf.Tensor]]:
+        """Returns what computes the features of some rows, from earlier ones where they are."""
+        compiled = {"jit_compile": self._model.jit_compile, "reduce_retracing": True}
+        rows = tf.TensorSpec([None], tf.int64)
+        apply = tf.function(found.features, **compiled)
+
+        @tf.function(input_signature=[rows])
+        def whole(rows):
+            return apply(cached_examples.read_x(examples, rows, self._seed), training=False)
+
+        if earlier is None:
+            return whole
+        before, cache = earlier
+        apply_rest = tf.function(found.beyond(before), **compiled)
+
+        @tf.function(input_signature=[rows])
+        def rest(rows):
+            return apply_rest(cache.read(rows), training=False)
+
+        return lambda rows: (rest if rows[-1] < cache.filled else whole)(rows)
+
+
+def seconds_saved(found: Prefix, half: bool, rows: int, readings: float) -> float:
+    """Returns the time that a cache saves, by estimate, when each row is read some times."""
+    computing = found.multiply_adds / MULTIPLY_ADDS_PER_SECOND
+    reading = features.row_bytes(found.specs, half=half) / BYTES_PER_SECOND
+    # It is computed once all the same, then written, and read back to be checked.
+    return rows * ((readings - 1) * computing - (readings + 2) * reading) - SECONDS_TO_OPEN

@@ -1,0 +1,118 @@
+"""Examples whose x are features of a cache: what a phase learns from in place of the examples.
+
+Where examples have a fixed number of augmented views, a cache has a row for each view of each: view
+after view.
+"""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from tfbp import fingerprint
+from tfbp.caching.features import Features
+from tfbp.caching.prefix import Prefix
+from tfbp.data.examples import Batch, Examples
+
+# Examples that are read at once to tell whether they are the same.
+_BLOCK = 64
+
+
+class CachedExamples(Examples):
+    """Examples with features for x. Those that are not in the cache are computed each time.
+
+    Attributes:
+        filled: number of first rows that are in it.
+    """
+
+    def __init__(self, examples: Examples, found: Prefix, cache: Features, seed: int):
+        super().__init__(
+            self._unaugmented,
+            spec=(found.specs, examples.spec[1]),
+            hashes=examples.hashes,
+            targets=examples.targets,
+            name=examples.name,
+            views=examples.views,
+        )
+        self._examples, self._cache, self._seed = examples, cache, seed
+        self.filled = cache.filled
+        self._compute = _anywhere(found.features)
+
+    def read_augmented(
+        self, indices: tf.Tensor, seed: int | tf.Tensor, epoch: int | tf.Tensor
+    ) -> Batch:
+        indices = rows = tf.cast(indices, tf.int64)
+        if self._examples.is_augmented:
+            rows += tf.cast(epoch, tf.int64) % self.views * self.size
+        return self._at(rows), self._y(indices)
+
+    def _unaugmented(self, indices: tf.Tensor) -> Batch:
+        if self._examples.is_augmented:
+            return self._compute(self._examples.read(indices)[0]), self._y(indices)
+        return self._at(indices), self._y(indices)
+
+    def _y(self, indices: tf.Tensor) -> tf.Tensor:
+        return self._examples.read(indices)[1]  # Of x, which nobody asks for, no graph computes.
+
+    def _at(self, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        if self.filled == self._cache.count:
+            return tuple(self._cache.read(rows))
+        missing = tf.cast(rows >= self.filled, tf.int32)
+        places = tf.dynamic_partition(tf.range(tf.size(rows)), missing, 2)
+        there, others = tf.dynamic_partition(rows, missing, 2)
+        known = self._cache.read(there)
+
+        def compute():
+            return self._compute(read_x(self._examples, others, self._seed))
+
+        def nothing():
+            return tuple(each[:0] for each in known)
+
+        # TensorFlow's convolutions on the CPU take no empty batch.
+        computed = tf.cond(tf.size(others) > 0, compute, nothing)
+        pairs = zip(known, computed, strict=True)
+        return tuple(tf.dynamic_stitch(places, list(pair)) for pair in pairs)
+
+
+def _anywhere(part: keras.Model) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+    """Returns a part of a model, whose variables stay, for the graph of a dataset: that is on the
+    CPU, wherever the model may be.
+    """
+
+    def compute(x):
+        with tf.device("CPU:0"), tf.init_scope():
+            values = [(each, tf.identity(each.value)) for each in part.variables]
+        with keras.StatelessScope(state_mapping=values):
+            return tuple(part(x, training=False))
+
+    return compute
+
+
+def rows(examples: Examples) -> int:
+    """Returns how many rows a cache of examples has."""
+    return examples.size * max(1, examples.views)
+
+
+def read_x(examples: Examples, rows: tf.Tensor, seed: int) -> tf.Tensor:
+    """Returns the x of rows: of examples or, view after view, of their views. A graph function."""
+    if not examples.is_augmented:
+        return examples.read(rows)[0]
+    return examples.read_augmented(rows % examples.size, seed, rows // examples.size)[0]
+
+
+def fingerprint_of_x(examples: Examples, seed: int) -> str:
+    """Returns what tells whether all x are the same.
+
+    Where they are augmented, or what prepares them has no name, each of them is read.
+    """
+    hashes = fingerprint.of_array(examples.hashes)
+    if examples.preparation and not examples.is_augmented:
+        return fingerprint.of_json([hashes, examples.preparation])
+    blocks = tf.data.Dataset.range(rows(examples)).batch(_BLOCK)
+    blocks = blocks.map(
+        lambda chosen: read_x(examples, chosen, seed),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    found = [fingerprint.of_array(block) for block in blocks.prefetch(tf.data.AUTOTUNE)]
+    return fingerprint.of_json([hashes, found])

@@ -1,0 +1,195 @@
+"""A model's gradients against central finite differences of its loss, in float64."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbp.errors import UserError, mistake
+from tfbp.gradients import recorder as gradient_recorder
+from tfbp.modeling import paths
+
+_EPSILON = float(np.finfo(np.float64).eps)
+# Where the truncation of a central difference, of order h², is as large as its rounding, of order
+# ε/h: Press et al. 2007, "Numerical Recipes", sec. 5.7.
+_STEP = _EPSILON ** (1 / 3)
+# A step across a kink (a ReLU's, a maximum's) misleads: what differs is tried again with less.
+_SHRINK = (1.0, 0.1, 0.01)
+# Largest relative error of a gradient that is right, by rounding.
+RIGHT = 1e-4
+# Differences count against no less than so many times the rounding error of a difference quotient.
+_ABOVE_ROUNDING = 1e5
+
+
+def check_gradients(
+    model: keras.Model,
+    batch: tuple,
+    *,
+    loss: keras.losses.Loss | None = None,
+    entries: int = 32,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Compares a model's gradients with central finite differences of its loss, in float64.
+
+    The gradients are those that the model's own `train_step` hands to its optimizer, so that a
+    backward pass written by hand is checked too; the loss is `model.compute_loss` of its outputs in
+    training mode, regularization included, with one draw of all dropout masks. For the time of the
+    check the model computes in float64; afterwards all is as before.
+
+    Args:
+        model: a built model, compiled, or not: then `loss` must be given, and it is compiled with
+            it. What is trainable is checked.
+        batch: (x, y) or (x, y, weight), arrays as `train_step` takes them: few examples will do.
+            weight: float32 [examples], or [examples, 1] for sequences of labels; default: ones.
+        loss: of (y, outputs), for a model that is not compiled: `task.loss()`.
+        entries: of each variable, at most, that are compared: half of them those with the largest
+            gradients, the others drawn. Each costs two passes forward or more.
+        seed: of the draw.
+
+    Returns:
+        `<layer path>/<variable>` → the largest relative error of an entry: |g - d| / max(|g|, |d|),
+        where d is the difference quotient; the denominator is at least 1e5 times the quotient's
+        rounding error, some 4e-6 of the loss. Where the loss has a kink any value between its
+        slopes on both sides is right. Gradients that are right stay below 1e-4 (`RIGHT`).
+
+    Raises:
+        tfbp.UserError: a model without a loss, or one that computes in float32 whatever its layers
+            and variables do.
+    """
+    if model.compiled == (loss is not None):
+        rule = "must be left out: the model is compiled" if loss else "must be given: it has none"
+        raise mistake("loss", rule, loss)
+    if entries < 1:
+        raise mistake("entries", "must be at least 1", entries)
+    if not model.compiled:
+        model.compile(optimizer="sgd", loss=loss)
+    generator = np.random.default_rng(seed)
+    with _refusing("`batch` must be (x, y) or (x, y, weight), as `model` takes them."):
+        x, y, weight = _tensors(*batch)
+        with gradient_recorder.untouched(model):
+            model.compute_loss(x, y, model(x, training=True), weight)  # which makes its losses
+    with gradient_recorder.untouched(model), _in_float64(model):
+        x, y, weight = (_to_float64(part) for part in (x, y, weight))
+        with _refusing("`model` must compute in the dtype of its variables, for float64."):
+            found = _gradients(model, x, y, weight)  # from the random seeds as they stand,
+            lost = _loss(model, x, y, weight)  # like each loss
+            middle = lost()
+        errors = {}
+        for (name, variable), gradient in zip(_names(model).items(), found, strict=True):
+            gradient = gradient.numpy()
+            chosen = _chosen(gradient, entries, generator)
+            errors[name] = max(
+                float(_error(variable.value, gradient[place], place, lost, middle))
+                for place in chosen
+            )
+    return errors
+
+
+@contextlib.contextmanager
+def _refusing(rule: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{rule} It answered: {reason}") from error
+
+
+def _tensors(x, y, weight=None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    if weight is None:
+        inner = y.shape.rank - (1 if y.dtype.is_integer else 2)
+        weight = tf.ones([y.shape[0]] + [1] * max(inner, 0))
+    return x, y, tf.convert_to_tensor(weight, tf.float32)
+
+
+def _to_float64(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tensor, tf.float64) if tensor.dtype.is_floating else tensor
+
+
+@contextlib.contextmanager
+def _in_float64(model: keras.Model) -> Iterator[None]:
+    """Within it a model has copies of its variables, and computes, in float64."""
+    changes = [(layer, "dtype_policy", "float64") for layer in model._flatten_layers()]
+    for variable in model.variables:
+        if variable.value.dtype.is_floating:
+            copy = tf.Variable(tf.cast(variable.value, tf.float64))
+            changes += [(variable, "_value", copy), (variable, "_dtype", "float64")]
+    losses = model._compile_loss
+    for each in [losses, *(entry.loss for entry in losses._flat_losses)] if losses else ():
+        changes.append((each, "_dtype", "float64"))
+    before = [getattr(owner, name) for owner, name, _ in changes]
+    try:
+        for owner, name, value in changes:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for (owner, name, _), value in zip(changes, before, strict=True):
+            setattr(owner, name, value)
+
+
+def _loss(model, x, y, weight) -> Callable[[], float]:
+    """Returns a function to the loss by the variables as they stand, with the same seeds always."""
+    start = [(each.value, tf.identity(each.value)) for each in model.non_trainable_variables]
+
+    @tf.function
+    def lost():
+        for variable, value in start:
+            variable.assign(value)
+        return model.compute_loss(x, y, model(x, training=True), weight)
+
+    return lambda: float(lost())
+
+
+def _gradients(model, x, y, weight) -> list[tf.Tensor]:
+    with gradient_recorder.untouched(model), gradient_recorder.recording(model) as recorder:
+        model.train_step((x, y, weight))
+        return recorder.take()
+
+
+def _names(model: keras.Model) -> dict[str, keras.Variable]:
+    """Returns `<layer path>/<variable>` → variable of all that is trainable, in their order."""
+    names = {}
+    for path, layer in paths.with_weights(model).items():
+        for variable in layer.variables:
+            rest = variable.path.rpartition(f"{layer.name}/")[2]
+            names[id(variable)] = f"{path}/{rest}"
+    return {names[id(variable)]: variable for variable in model.trainable_variables}
+
+
+def _chosen(gradient: np.ndarray, entries: int, generator) -> list[tuple]:
+    """Returns the places of a variable's entries that are compared."""
+    order = np.argsort(-np.abs(gradient).ravel(), kind="stable")
+    half = -(-entries // 2)
+    chosen = [*order[:half], *generator.permutation(order[half:])[: entries - half]]
+    return [np.unravel_index(index, gradient.shape) for index in chosen]
+
+
+def _error(value: tf.Variable, gradient: float, place: tuple, lost: Callable, middle: float):
+    """Returns the relative error of the gradient of one entry; `middle` is the loss with it."""
+    start, least = value.numpy()[place], np.inf
+    rounding = _ABOVE_ROUNDING * _EPSILON * abs(middle) / _STEP
+    for shrink in _SHRINK:
+        step = _STEP * shrink * max(1.0, abs(start))
+        high, low = start + step, start - step
+        up, down = (_with_entry(value, place, entry, lost) for entry in (high, low))
+        quotient = (up - down) / (high - low)
+        scale = max(abs(gradient), abs(quotient), rounding, np.finfo(np.float64).tiny)
+        least = min(least, abs(gradient - quotient) / scale)
+        if least <= RIGHT:
+            return least
+    sides = sorted([(up - middle) / (high - start), (middle - down) / (start - low)])
+    return min(least, max(sides[0] - gradient, gradient - sides[1], 0.0) / scale)
+
+
+def _with_entry(value: tf.Variable, place: tuple, entry: float, lost: Callable) -> float:
+    """Returns the loss with one entry of a variable changed, and changes it back."""
+    before = tf.identity(value)
+    if place:
+        value.scatter_nd_update([place], [entry])
+    else:
+        value.assign(entry)
+    result = lost()
+    value.assign(before)
+    return result

@@ -1,0 +1,1 @@
+"""More than one process: which devices, who is there, and what a signal means."""

@@ -1,0 +1,131 @@
+"""The devices that a run trains on, as a `tf.distribute` strategy."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+
+import tensorflow as tf
+
+from tfbp.errors import mistake
+from tfbp.workers import rendezvous, workers
+
+NAMES = ("auto", "one", "mirrored", "multiworker")
+
+
+def resolve(
+    strategy: str | tf.distribute.Strategy | None, *, alone: bool = False
+) -> tf.distribute.Strategy:
+    """Returns a strategy by name.
+
+    Args:
+        strategy: "one" device; "mirrored" over all GPUs, or all logical CPUs where there is none;
+            "multiworker" over the processes that the environment names (TF_CONFIG, or else Slurm's
+            variables), each with all of its GPUs or its CPU; "auto": multiworker where TF_CONFIG
+            names several, else mirrored where there are two GPUs or more, else one; None: the
+            current one; or a strategy, returned as it is.
+        alone: whether this process is to be the only one, whatever the name says.
+
+    Raises:
+        tfbp.UserError: an unknown name, or a cluster that is none.
+    """
+    if strategy is None:
+        return tf.distribute.get_strategy()
+    if isinstance(strategy, tf.distribute.Strategy):
+        return strategy
+    if strategy not in NAMES:
+        raise mistake("strategy", "must be one of the known names or a strategy", strategy, NAMES)
+    if strategy == "multiworker" and alone:
+        strategy = "auto"
+    if strategy == "multiworker" or (strategy == "auto" and not alone and _named_workers() > 1):
+        return _multiworker()
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    if strategy == "mirrored" or (strategy == "auto" and several):
+        return _mirrored()
+    return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _mirrored() -> tf.distribute.MirroredStrategy:
+    # One for the whole process: a second one would number its collective operations from the start
+    # again, and clash with the first one's.
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+@functools.cache
+def _multiworker() -> tf.distribute.MultiWorkerMirroredStrategy:
+    if _named_workers():
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    elif "SLURM_STEP_NODELIST" in os.environ:
+        resolver = _slurm()
+    else:
+        rule = "needs the environment variable TF_CONFIG, or a step of Slurm (`srun`)"
+        raise mistake("strategy", rule, "multiworker")
+    _, addresses, own = workers.cluster(resolver)
+    rendezvous.meet(addresses, own)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        made = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except RuntimeError as error:
+        rule = "must be made before TensorFlow does anything else, and the model in its scope"
+        raise mistake("strategy", rule, "multiworker") from error
+    except tf.errors.OpError as error:
+        rule = f"must name addresses at which TensorFlow can start its engine: {error.message}"
+        raise mistake("TF_CONFIG", rule, addresses) from error
+    # TensorFlow has put one of its own in its place. Outside the main thread that cannot be undone.
+    with contextlib.suppress(ValueError, TypeError):
+        signal.signal(signal.SIGTERM, handler)
+    return made
+
+
+def _slurm() -> tf.distribute.cluster_resolver.ClusterResolver:
+    resolvers = tf.distribute.cluster_resolver
+    try:
+        if shutil.which("nvidia-smi"):
+            return resolvers.SlurmClusterResolver()
+        # TensorFlow's deals GPUs out to the tasks, and fails where there are none to deal out.
+        without = {"gpus_per_node": sys.maxsize, "gpus_per_task": 1, "auto_set_gpu": False}
+        found = resolvers.SlurmClusterResolver(**without)
+        spec = found.cluster_spec()
+    except (RuntimeError, ValueError) as error:
+        rule = f"needs a step of Slurm (`srun`), or the environment variable TF_CONFIG: {error}"
+        raise mistake("strategy", rule, "multiworker") from error
+    job, task = found.get_task_info()
+    return resolvers.SimpleClusterResolver(
+        spec, task_type=job, task_id=task, num_accelerators={"GPU": 0}, rpc_layer="grpc"
+    )
+
+
+def _named_workers() -> int:
+    """Returns how many workers TF_CONFIG names; 0 where it names no cluster.
+
+    Raises:
+        tfbp.UserError: it is no JSON of a cluster of workers and a task among them.
+    """
+    text = os.environ.get("TF_CONFIG") or "{}"
+    try:
+        found = json.loads(text)
+        cluster = found.get("cluster") or {}
+        if not cluster:
+            return 0
+        jobs = {job: list(cluster[job]) for job in cluster if job in ("chief", "worker")}
+        addresses = [address for listed in jobs.values() for address in listed]
+        ports = [re.fullmatch(r".+:(\d+)", each) for each in addresses]
+        wrong = [port for port in ports if not port or not 0 < int(port[1]) < 1 << 16]
+        if wrong or len(set(addresses)) < len(addresses):
+            raise ValueError
+        task = found["task"]
+        if not 0 <= int(task["index"]) < len(jobs[task["type"]]):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        rule = (
+            "must name a cluster of workers, each by an address of its own with a port, and the "
+            "task of this one among them, in JSON"
+        )
+        raise mistake("TF_CONFIG", rule, text) from error
+    return len(addresses)
