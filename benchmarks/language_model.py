@@ -24,6 +24,7 @@ from recipes import lstm_lm
 from tfbp import recipe
 from tfbp.data import text
 from tfbp.data.splits import Splits
+from tfbp.data.vocabulary import UNKNOWN, Vocabulary
 from tfbp.tasks.language import LanguageModel
 
 RATE = "tokens a second"
@@ -89,7 +90,7 @@ def random_text(settings: Settings) -> Splits:
     each = numbers.permutation(size)[: settings.words]
     words = ["w" + np.base_repr(number, 36).lower() for number in (*each, *drawn)]
     config = settings.config
-    known = text.Vocabulary((text.UNKNOWN, *sorted(set(words))), "word")
+    known = Vocabulary((UNKNOWN, *sorted(set(words))), "word")
     return Splits(text.windows(" ".join(words), known, steps=config.steps), vocabulary=known)
 
 

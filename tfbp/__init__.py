@@ -15,7 +15,7 @@ _MODULES = {
     "Examples": "tfbp.data.examples",
     "augmentation": "tfbp.data.augmentation",
     "image_folder": "tfbp.data.folders",
-    "Vocabulary": "tfbp.data.text",
+    "Vocabulary": "tfbp.data.vocabulary",
     "swap_head": "tfbp.modeling.heads",
     "add_lora": "tfbp.modeling.adapters",
     "Classification": "tfbp.tasks.classification",

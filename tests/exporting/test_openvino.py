@@ -9,6 +9,7 @@ from openvino.frontend import ConversionExtension
 
 from tfbp.data import tables, text
 from tfbp.data.examples import Examples
+from tfbp.data.vocabulary import Vocabulary
 from tfbp.exporting import savedmodel
 from tfbp.tasks.classification import Classification
 from tfbp.tasks.language import LanguageModel
@@ -106,7 +107,7 @@ def test_columns_give_the_values_alike(tmp_path, batch):
 @pytest.mark.parametrize("cell", [keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN])
 def test_a_step_of_a_language_model_is_alike(tmp_path, cell):
     content = "to be or not to be, that is the question. " * 8
-    vocabulary = text.Vocabulary.from_text(content, "char", 50)
+    vocabulary = Vocabulary.from_text(content, "char", 50)
     model = keras.Sequential(
         [
             keras.Input((None,), dtype="int32"),

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfbp.data import text
 from tfbp.data.examples import Examples
+from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import UserError
 from tfbp.exporting import parity, savedmodel, versions, warmup
 from tfbp.tasks.classification import Classification
@@ -85,7 +86,7 @@ def test_an_export_appears_whole_as_the_next_version(tmp_path):
 
 def test_a_language_model_is_exported_with_its_vocabulary(tmp_path):
     content = "to be or not to be, that is the question. " * 4
-    vocabulary = text.Vocabulary.from_text(content, "word", 20)
+    vocabulary = Vocabulary.from_text(content, "word", 20)
     model = keras.Sequential(
         [
             keras.Input((None,), dtype="int32"),

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfbp.data import text
 from tfbp.data.examples import Examples
+from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import UserError
 from tfbp.tasks import language
 from tfbp.tasks.language import LanguageModel
@@ -12,7 +13,7 @@ from tfbp.training import optimizer
 from tfbp.training.phase import Phase
 
 TEXT = "the cat sat on the mat; the dog sat on the cat. " * 4
-VOCABULARY = text.Vocabulary.from_text(TEXT, "char", 50)
+VOCABULARY = Vocabulary.from_text(TEXT, "char", 50)
 STEPS = 12
 LAYERS = {
     "lstm": keras.layers.LSTM,
@@ -81,7 +82,7 @@ def test_a_uniform_guess_has_the_perplexity_of_the_vocabulary():
 
 
 def test_bits_are_counted_by_the_character():
-    words = text.windows(TEXT, text.Vocabulary.from_text(TEXT, "word", 50), steps=4)
+    words = text.windows(TEXT, Vocabulary.from_text(TEXT, "word", 50), steps=4)
     results = LanguageModel(VOCABULARY).evaluate({"loss": np.float32([2.0])}, words)
     # Twelve words and two marks in a repetition of 48 characters; a nat is 1 / ln 2 bits.
     assert results["bits_per_character"] == pytest.approx(2 / np.log(2) * 14 / 48)

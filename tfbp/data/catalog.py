@@ -15,6 +15,7 @@ import numpy as np
 
 from tfbp.data import folders, glyphs, image_files, images, tables, text, tfds
 from tfbp.data.splits import Splits
+from tfbp.data.vocabulary import Kind, Vocabulary
 from tfbp.errors import UserError, mistake
 
 
@@ -57,11 +58,11 @@ def load(
 def load_text(
     spec: str,
     *,
-    kind: text.Kind,
+    kind: Kind,
     vocabulary_size: int,
     steps: int,
     targets: text.Targets = "all",
-    vocabulary: text.Vocabulary | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Splits:
     """Returns the splits of a text, in windows.
 

@@ -40,7 +40,7 @@ class Examples:
         views: of augmented examples, how many views of each there are; 0: one for each epoch.
         preparation: what makes x of what the hashes are of, without augmentation: equal hashes and
             preparations, equal x; None: it has no name.
-        at_hand: whether `read` does no more than copy rows that lie in memory.
+        in_memory: whether `read` does no more than copy rows that lie in memory.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Examples:
         values: tuple[str, ...] | None = None,
         views: int = 0,
         preparation: str | None = None,
-        at_hand: bool = False,
+        in_memory: bool = False,
     ):
         """Describes examples that `read` can fetch.
 
         Args:
             read: graph function from indices (int64 [n]) to (x [n, …], y [n, …]).
             spec, hashes, targets, characters_per_token: see the attributes.
-            columns, values, views, preparation, at_hand: see the attributes.
+            columns, values, views, preparation, in_memory: see the attributes.
             name: what an error calls the example of an index.
             transform: see `augmented`.
         """
@@ -77,7 +77,7 @@ class Examples:
         self.values = values
         self.views = views
         self.preparation = preparation
-        self.at_hand = at_hand
+        self.in_memory = in_memory
         self._read = read
         self._name = name
         self._transform = transform
@@ -124,7 +124,7 @@ class Examples:
             columns=columns and tuple(columns),
             values=values and tuple(values),
             preparation="rows",
-            at_hand=True,
+            in_memory=True,
         )
 
     @property
@@ -243,7 +243,7 @@ class Examples:
             spec=(spec, self.spec[1]),
             columns=None,
             preparation=f"{self.preparation}, {preparation}" if known else None,
-            at_hand=False,
+            in_memory=False,
         )
 
     def _with(self, **changes: object) -> "Examples":
@@ -259,7 +259,7 @@ class Examples:
             "values": self.values,
             "views": self.views,
             "preparation": self.preparation,
-            "at_hand": self.at_hand,
+            "in_memory": self.in_memory,
         }
         return Examples(**{**current, **changes})
 

@@ -6,17 +6,14 @@ splits = splits.augmented(transform)          # the training examples alone
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from tfbp.data import arrays, splitting
 from tfbp.data.examples import Examples, Transform
+from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import mistake
-
-if TYPE_CHECKING:
-    from tfbp.data.text import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Splits:
     validation: Examples | None = None
     test: Examples | None = None
     classes: tuple[str, ...] | None = None
-    vocabulary: "Vocabulary | None" = None
+    vocabulary: Vocabulary | None = None
     description: str = "arrays"
 
     @classmethod

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.data.examples import Examples
-from tfbp.data.text import Vocabulary
+from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import UserError
 from tfbp.tasks import sample_outputs, sampling
 from tfbp.tasks.stepper import Stepper

@@ -137,7 +137,7 @@ def _slice(step, epoch_steps, size, batch_size, replica, replicas):
 
 def _at_once(examples: Examples, strategy: tf.distribute.Strategy, batch_size: int) -> bool:
     """Tells whether a batch is read in less time than another thread would hand it over in."""
-    if not examples.at_hand or examples.is_augmented or strategy.num_replicas_in_sync > 1:
+    if not examples.in_memory or examples.is_augmented or strategy.num_replicas_in_sync > 1:
         return False
     row = sum(spec.shape.num_elements() * spec.dtype.size for spec in examples.spec)
     return batch_size * row <= SMALL
