@@ -10,7 +10,7 @@ FIND_PYTHON := for python in python3 python3.13 python3.12 python3.11; do \
 MAKE_VENV := $(PYTHON) -m pip --version >/dev/null 2>&1 \
 	|| { python=$$($(FIND_PYTHON)) && $$python -m venv --clear .venv; }
 
-.PHONY: run test bench soak clean
+.PHONY: run test test-slow bench soak clean
 
 run: .venv/run.stamp
 	$(PYTHON) walkthrough.py
@@ -18,7 +18,11 @@ run: .venv/run.stamp
 test: .venv/test.stamp
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist=worksteal -m 'not slow'
+
+# The tests that are long and rare.
+test-slow: .venv/test.stamp
+	$(PYTHON) -m pytest -n 2 --dist=worksteal -m slow
 
 # Long trials: runs that are killed 50 times, three workers that are lost and cut off, the server
 # under load, and 10,000 malformed requests.

@@ -16,6 +16,8 @@ from tfbp import recipe as recipes
 from tfbp.caching import row_file
 from tfbp.running.run import Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "my", "log"]

@@ -8,6 +8,8 @@ import pytest
 
 from tfbp.modeling import heads
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 

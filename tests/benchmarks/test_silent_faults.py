@@ -7,6 +7,8 @@ import pytest
 
 from tfbp.finding import IDS
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+pytestmark = pytest.mark.slow
+
 
 def test_small_steps_end_alike_on_all_sides(script):
     small_steps = script("small_steps")

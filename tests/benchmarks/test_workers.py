@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_workers_train_on_twice_the_images_and_send_the_gradient(script):
     workers = script("workers")

@@ -15,6 +15,8 @@ from tfbp.tasks.classification import Classification
 from tfbp.tasks.language import LanguageModel
 from tfbp.tasks.regression import Regression
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("ant", "bee", "cat")
 
 

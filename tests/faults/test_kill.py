@@ -9,6 +9,8 @@ import pytest
 
 from tfbp.caching import row_file
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 FLAGS = (
     "--data=random?shape=32,32,3&classes=2&count=40",

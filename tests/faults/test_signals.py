@@ -11,6 +11,9 @@ import time
 
 import keras
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
 

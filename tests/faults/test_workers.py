@@ -13,6 +13,8 @@ import pytest
 
 from tfbp import commands
 
+pytestmark = pytest.mark.slow
+
 # In which the others must have ended.
 MINUTE = 60
 

@@ -9,6 +9,8 @@ import pytest
 
 from tfbp import driver, recipe
 
+pytestmark = pytest.mark.slow
+
 MODULE = recipe.load("vgg16", pathlib.Path(__file__).parents[2] / "recipes")
 WANTED = re.compile(r"(train/(frog|horse|ship|truck)/000\d|test/(frog|horse|ship|truck)/00[0-4]\d)")
 
