@@ -33,18 +33,18 @@ def test_a_model_in_half_precision_is_exported(tmp_path):
     assert details["parity"]["tolerance"] == proof["tolerance"]
 
 
-def check(monkeypatch, answered, expected, tolerance):
+def check(answered, expected, tolerance):
     answer, due = {"score": {"y": answered}}, {"score": {"y": expected}}
-    monkeypatch.setattr(parity, "ask", lambda folder, requests: [answer])
-    return parity.check("export", [{}], [due], tolerance)
+    with parity.answered_by(lambda folder, requests: [answer]):
+        return parity.check("export", [{}], [due], tolerance)
 
 
-def test_what_turns_on_rounded_floats_is_compared_by_type_and_shape_only(monkeypatch):
+def test_what_turns_on_rounded_floats_is_compared_by_type_and_shape_only():
     one, other = np.array([b"cat", b"dog"], object), np.array([b"cat", b"cat"], object)
-    assert check(monkeypatch, one, other, 1e-2)["difference"] == 0
+    assert check(one, other, 1e-2)["difference"] == 0
     with pytest.raises(parity.ParityError, match="1 of 2 entries differ"):
-        check(monkeypatch, one, other, 1e-5)
+        check(one, other, 1e-5)
     with pytest.raises(parity.ParityError, match="must answer `y`"):
-        check(monkeypatch, one, other[:1], 1e-2)
+        check(one, other[:1], 1e-2)
     with pytest.raises(parity.ParityError, match=r"differs by 0\.02"):
-        check(monkeypatch, np.float32([1.02]), np.float32([1]), 1e-2)
+        check(np.float32([1.02]), np.float32([1]), 1e-2)

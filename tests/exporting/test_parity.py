@@ -7,37 +7,39 @@ from hypothesis.extra import numpy as arrays
 from tfbp.exporting import parity
 
 
-def check(monkeypatch, answered, expected):
+def check(answered, expected):
     answer, due = {"score": {"y": answered}}, {"score": {"y": expected}}
-    monkeypatch.setattr(parity, "ask", lambda folder, requests: [answer])
-    return parity.check("export", [{}], [due])
+    with parity.answered_by(lambda folder, requests: [answer]):
+        return parity.check("export", [{}], [due])
 
 
-def test_each_round_is_compared_and_the_worst_is_told(monkeypatch):
+def test_each_request_is_compared_and_the_largest_difference_is_returned():
     one, other = np.float32([1.0]), np.float32([1.000002])
-    rounds = [{"score": {"y": value}} for value in (one, other, one)]
-    monkeypatch.setattr(parity, "ask", lambda folder, requests: rounds)
-    proof = parity.check("export", [{}] * 3, [{"score": {"y": one}}] * 3)
+    answers = [{"score": {"y": value}} for value in (one, other, one)]
+    with parity.answered_by(lambda folder, requests: answers):
+        proof = parity.check("export", [{}] * 3, [{"score": {"y": one}}] * 3)
     assert proof["difference"] == pytest.approx(2e-6, rel=0.1)
-    wrong = [*rounds[:2], {"score": {"y": np.float32([2.0])}}]
-    monkeypatch.setattr(parity, "ask", lambda folder, requests: wrong)
-    with pytest.raises(parity.ParityError, match="differs by 1"):
+    wrong = [*answers[:2], {"score": {"y": np.float32([2.0])}}]
+    with (
+        parity.answered_by(lambda folder, requests: wrong),
+        pytest.raises(parity.ParityError, match="differs by 1"),
+    ):
         parity.check("export", [{}] * 3, [{"score": {"y": one}}] * 3)
 
 
-def test_floats_may_differ_by_a_share_of_the_largest_magnitude(monkeypatch):
+def test_floats_may_differ_by_a_share_of_the_largest_magnitude():
     expected = np.float32([0.0, 1.0, -100.0])
-    proof = check(monkeypatch, expected + np.float32([5e-4, 0, 0]), expected)
+    proof = check(expected + np.float32([5e-4, 0, 0]), expected)
     assert proof["signatures"] == {"score": {"y": pytest.approx(5e-6)}}
     with pytest.raises(parity.ParityError, match=r"`y` of `score`.*1e-05.*differs by 2e-05"):
-        check(monkeypatch, expected + np.float32([2e-3, 0, 0]), expected)
+        check(expected + np.float32([2e-3, 0, 0]), expected)
 
 
-def test_zeros_must_be_answered_by_zeros(monkeypatch):
+def test_zeros_must_be_answered_by_zeros():
     zeros = np.zeros((2, 3), np.float32)
-    assert check(monkeypatch, zeros, zeros)["difference"] == 0
+    assert check(zeros, zeros)["difference"] == 0
     with pytest.raises(parity.ParityError, match="differs by 1"):
-        check(monkeypatch, zeros + 1, zeros)
+        check(zeros + 1, zeros)
 
 
 @pytest.mark.parametrize(
@@ -52,14 +54,16 @@ def test_zeros_must_be_answered_by_zeros(monkeypatch):
     ],
     ids=["nan answered", "nan expected", "integers", "strings", "shape", "dtype"],
 )
-def test_answers_that_differ_are_refused(monkeypatch, answered, expected, message):
+def test_answers_that_differ_are_refused(answered, expected, message):
     with pytest.raises(parity.ParityError, match=message):
-        check(monkeypatch, answered, expected)
+        check(answered, expected)
 
 
-def test_a_missing_output_is_refused(monkeypatch):
-    monkeypatch.setattr(parity, "ask", lambda folder, requests: [{"score": {}}])
-    with pytest.raises(parity.ParityError, match=r"must answer \['y'\]"):
+def test_a_missing_output_is_refused():
+    with (
+        parity.answered_by(lambda folder, requests: [{"score": {}}]),
+        pytest.raises(parity.ParityError, match=r"must answer \['y'\]"),
+    ):
         parity.check("export", [{}], [{"score": {"y": np.zeros(1)}}])
 
 

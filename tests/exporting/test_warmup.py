@@ -69,6 +69,6 @@ def written(tmp_path_factory):
 def test_a_bad_warm_up_request_is_found_before_publishing(written, signature, request_, message):
     warmup.write(written, "model", {signature: request_})
     with pytest.raises((KeyError, ValueError, tf.errors.InvalidArgumentError), match=message):
-        parity._answer(str(written), [])
+        parity.this_process(written, [])
     warmup.write(written, "model", {"serving_default": {"x": np.zeros((1, 2), np.float32)}})
-    assert parity._answer(str(written), []) == []
+    assert parity.this_process(written, []) == []

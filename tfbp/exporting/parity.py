@@ -8,12 +8,14 @@ and tensor names, without the model's code and without a GPU:
     python -m tfbp.exporting.parity SAVED_MODEL REQUESTS ANSWERS
 """
 
+import contextlib
+import contextvars
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,12 +25,86 @@ from tfbp.exporting import warmup
 
 # Signature → input or output → array.
 Tensors = Mapping[str, Mapping[str, np.ndarray]]
+# The same, for each request.
+Answers = list[dict[str, dict[str, np.ndarray]]]
 
 TOLERANCE = 1e-5
 
 
 class ParityError(CheckFailed):
     """An exported model does not answer like the model that it was made from."""
+
+
+def fresh_process(folder: str | os.PathLike, requests: Sequence[Tensors]) -> Answers:
+    """Returns what a SavedModel answers in a fresh process, which replays its warm-up file first.
+
+    Raises:
+        ParityError: it cannot be loaded, or does not take the requests.
+    """
+    package = pathlib.Path(__file__).parents[2]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    with tempfile.TemporaryDirectory() as exchange:
+        sent, answered = (os.path.join(exchange, name) for name in ("sent.npz", "answered.npz"))
+        _save(sent, requests)
+        process = subprocess.run(
+            [sys.executable, "-m", "tfbp.exporting.parity", os.fspath(folder), sent, answered],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if process.returncode:
+            raise ParityError(f"A fresh process cannot use the export:\n{process.stderr[-2000:]}")
+        return _load(answered)
+
+
+def this_process(folder: str | os.PathLike, requests: Sequence[Tensors]) -> Answers:
+    """Returns what `fresh_process` does, without another process: it is what runs there.
+
+    Raises:
+        Exception: TensorFlow's own, where the SavedModel does not load or take the requests.
+    """
+    folder = os.fspath(folder)
+    has_warmup = os.path.exists(os.path.join(folder, warmup.PATH))
+    warm_up = list(warmup.read(folder)) if has_warmup else []
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], folder)
+
+        def run(name: str, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            signature = loaded.signature_def[name]
+            if request.keys() != signature.inputs.keys():
+                raise ValueError(
+                    f"`{name}` must take {sorted(request)}. Received: {sorted(signature.inputs)}."
+                )
+            feeds = {signature.inputs[key].name: value for key, value in request.items()}
+            fetches = {key: output.name for key, output in signature.outputs.items()}
+            return session.run(fetches, feeds)
+
+        for name, request in warm_up:
+            run(name, request)
+        return [
+            {name: run(name, request) for name, request in round_.items()} for round_ in requests
+        ]
+
+
+# What answers the requests of `check`.
+Answering = Callable[[str | os.PathLike, Sequence[Tensors]], Answers]
+_answering: contextvars.ContextVar[Answering] = contextvars.ContextVar(
+    "answering", default=fresh_process
+)
+
+
+@contextlib.contextmanager
+def answered_by(answering: Answering) -> Iterator[None]:
+    """Within it, `check` compares the answers of `answering` in place of a fresh process's."""
+    before = _answering.set(answering)
+    try:
+        yield
+    finally:
+        _answering.reset(before)
 
 
 def check(
@@ -38,6 +114,8 @@ def check(
     tolerance: float = TOLERANCE,
 ) -> dict:
     """Compares the answers of a SavedModel, in a fresh process, with those of the trained model.
+
+    A test may give another process by `answered_by`.
 
     Args:
         folder: the SavedModel.
@@ -54,7 +132,7 @@ def check(
     Raises:
         ParityError: a signature or output is missing, or differs: says which, and by how much.
     """
-    answers = ask(folder, requests)
+    answers = _answering.get()(folder, requests)
     signatures: dict[str, dict[str, float]] = {}
     for answer, due in zip(answers, expected, strict=True):
         for signature, outputs in due.items():
@@ -70,34 +148,6 @@ def check(
                 worst[name] = max(difference, worst.get(name, 0.0))
     worst = max(value for outputs in signatures.values() for value in outputs.values())
     return {"tolerance": tolerance, "difference": worst, "signatures": signatures}
-
-
-def ask(
-    folder: str | os.PathLike, requests: Sequence[Tensors]
-) -> list[dict[str, dict[str, np.ndarray]]]:
-    """Returns what a SavedModel answers in a fresh process, which replays its warm-up file first.
-
-    Raises:
-        ParityError: it cannot be loaded, or does not take the requests.
-    """
-    package = pathlib.Path(__file__).parents[2]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    with tempfile.TemporaryDirectory() as exchange:
-        asked, answered = (os.path.join(exchange, name) for name in ("asked.npz", "answered.npz"))
-        _save(asked, requests)
-        process = subprocess.run(
-            [sys.executable, "-m", "tfbp.exporting.parity", os.fspath(folder), asked, answered],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        if process.returncode:
-            raise ParityError(f"A fresh process cannot use the export:\n{process.stderr[-2000:]}")
-        return _load(answered)
 
 
 def _compare(name: str, answered: np.ndarray, expected: np.ndarray, tolerance: float) -> float:
@@ -140,7 +190,7 @@ def _save(path: str, rounds: Sequence[Tensors]) -> None:
     np.savez(path, **contents)
 
 
-def _load(path: str) -> list[dict[str, dict[str, np.ndarray]]]:
+def _load(path: str) -> Answers:
     with np.load(path) as file:
         contents = dict(file)
     rounds: list[dict] = [{} for _ in range(contents.pop("rounds"))]
@@ -151,29 +201,6 @@ def _load(path: str) -> list[dict[str, dict[str, np.ndarray]]]:
     return rounds
 
 
-def _answer(folder: str, rounds: Sequence[Tensors]) -> list[dict[str, dict[str, np.ndarray]]]:
-    has_warmup = os.path.exists(os.path.join(folder, warmup.PATH))
-    warm_up = list(warmup.read(folder)) if has_warmup else []
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], folder)
-
-        def run(name: str, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            signature = loaded.signature_def[name]
-            if request.keys() != signature.inputs.keys():
-                raise ValueError(
-                    f"`{name}` must take {sorted(request)}. Received: {sorted(signature.inputs)}."
-                )
-            feeds = {signature.inputs[key].name: value for key, value in request.items()}
-            fetches = {key: output.name for key, output in signature.outputs.items()}
-            return session.run(fetches, feeds)
-
-        for name, request in warm_up:
-            run(name, request)
-        return [
-            {name: run(name, request) for name, request in requests.items()} for requests in rounds
-        ]
-
-
 if __name__ == "__main__":
-    _folder, _asked, _answered = sys.argv[1:]
-    _save(_answered, _answer(_folder, _load(_asked)))
+    _folder, _requests, _answers = sys.argv[1:]
+    _save(_answers, this_process(_folder, _load(_requests)))
