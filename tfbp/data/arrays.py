@@ -9,7 +9,7 @@ from tfbp.errors import UserError, mistake
 
 
 def inputs(x: object) -> np.ndarray:
-    """Returns `x` as uint8 or float32 [size, …]; numbers [size] become vectors [size, 1].
+    """Makes `x` uint8 or float32 [size, …]; numbers [size] become vectors [size, 1].
 
     Raises:
         tfbp.UserError: not numbers, no examples, NaN or infinity.
@@ -22,7 +22,7 @@ def inputs(x: object) -> np.ndarray:
 
 
 def targets(y: object) -> np.ndarray:
-    """Returns `y` as labels, int64 [size] (from whole numbers), or as values, float32 [size, k].
+    """Makes `y` labels, int64 [size] (from whole numbers), or values, float32 [size, k].
 
     Raises:
         tfbp.UserError: not numbers, no examples, another shape, NaN or infinity.
@@ -52,8 +52,8 @@ def check_names(argument: str, names: Sequence[str] | None, rows: np.ndarray) ->
         raise mistake(argument, rule, list(names))
 
 
-def by_name(y: object, classes: Sequence[str] | None) -> tuple[object, tuple[str, ...] | None]:
-    """Returns labels and class names. Labels that are names become their positions in `classes`.
+def by_name(y: object, classes: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Separates labels and class names. Labels that are names become positions in `classes`.
 
     Without `classes` the names are those that occur, sorted.
 
@@ -105,7 +105,7 @@ def check_classes(labels: np.ndarray, classes: Sequence[str]) -> None:
 
 
 def read_dataset(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all x and all y of a finite dataset of pairs, single or in batches.
+    """Reads all x and all y of a finite dataset of pairs, single or in batches.
 
     Raises:
         tfbp.UserError: the dataset is infinite, empty or not of pairs of tensors; its examples

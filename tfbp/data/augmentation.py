@@ -7,11 +7,14 @@ import tensorflow as tf
 from tfbp.data.examples import Transform
 from tfbp.errors import mistake
 
+# From an image, a seed and how much, to an image.
+Step = Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]
+
 
 def augmentation(
     *, flip: bool = False, shift: float = 0.0, crop: float = 0.0, colour: float = 0.0
 ) -> Transform | None:
-    """Returns a transform for `Examples.augmented`, or None when nothing is asked for.
+    """Makes a transform for `Examples.augmented`; None when every setting is off.
 
     It takes one image, float32 [height, width, channels] from 0 to 255, and a seed, int64 [2], and
     returns an image like it.
@@ -28,8 +31,13 @@ def augmentation(
     for name, amount in (("shift", shift), ("crop", crop), ("colour", colour)):
         if not 0 <= amount < 1:
             raise mistake(name, "must be a fraction of at least 0 and under 1", amount)
-    wanted = ((flip, _flip), (shift, _shift), (crop, _crop), (colour, _colour))
-    steps = [(amount, step) for amount, step in wanted if amount]
+    known: list[tuple[float, Step]] = [
+        (flip, _flip),
+        (shift, _shift),
+        (crop, _crop),
+        (colour, _colour),
+    ]
+    steps = [(amount, step) for amount, step in known if amount]
     if not steps:
         return None
 
@@ -45,7 +53,7 @@ def _seed(seed: tf.Tensor, number: int) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, number)
 
 
-def _flip(image: tf.Tensor, seed: tf.Tensor, amount: bool) -> tf.Tensor:
+def _flip(image: tf.Tensor, seed: tf.Tensor, amount: float) -> tf.Tensor:
     return tf.image.stateless_random_flip_left_right(image, seed)
 
 

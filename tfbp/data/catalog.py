@@ -10,6 +10,7 @@ For example::
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def load(
     channels: int = 3,
     on_bad_example: image_files.OnBad = "fail",
 ) -> Splits:
-    """Returns the splits of images or of a table.
+    """Loads images or a table.
 
     Args:
         spec: names one of `SOURCES`.
@@ -64,7 +65,7 @@ def load_text(
     targets: text.Targets = "all",
     vocabulary: Vocabulary | None = None,
 ) -> Splits:
-    """Returns the splits of a text, in windows.
+    """Loads a text, in windows.
 
     Args:
         spec: names one of `TEXTS`.
@@ -99,14 +100,14 @@ class _Source:
 @dataclasses.dataclass(frozen=True)
 class _Request:
     path: str
-    options: Mapping[str, object]
+    options: Mapping[str, Any]
     seed: int
     size: int | None
     channels: int
     on_bad_example: image_files.OnBad
 
     @property
-    def cut(self) -> dict[str, object]:
+    def cut(self) -> dict[str, Any]:
         """What decides which examples are held out."""
         fractions = {key: self.options[key] for key in _FRACTIONS if key in self.options}
         return {"seed": self.seed, **fractions}
@@ -118,24 +119,24 @@ class _Request:
         names: Sequence[str],
         columns: Sequence[str] | None = None,
     ) -> Splits:
-        """Returns the splits of labelled images or vectors, of the classes and size wanted."""
-        wanted = self.options.get("classes", names)
-        for name in wanted:
+        """Cuts labelled images or vectors of the requested classes, and resizes images."""
+        chosen = self.options.get("classes", names)
+        for name in chosen:
             if name not in names:
                 raise mistake("classes", "must be names of this data's classes", name, names)
-        chosen = np.isin(y, [names.index(name) for name in wanted])
-        x, y = x[chosen], np.array(names)[y[chosen]]
-        splits = Splits.from_arrays(x, y, classes=wanted, columns=columns, **self.cut)
+        rows = np.isin(y, [names.index(name) for name in chosen])
+        x, y = x[rows], np.array(names)[y[rows]]
+        splits = Splits.from_arrays(x, y, classes=chosen, columns=columns, **self.cut)
         return images.resized(splits, self.size, self.channels) if x.ndim == 4 else splits
 
 
 def _parse(
-    spec: str, sources: Mapping[str, _Source], others: Mapping[str, _Source], wanted: str
-) -> tuple[_Source, str, dict[str, object]]:
+    spec: str, sources: Mapping[str, _Source], others: Mapping[str, _Source], kind: str
+) -> tuple[_Source, str, dict[str, Any]]:
     head, _, query = spec.partition("?")
     name, _, path = head.partition(":")
     if name in others:
-        raise mistake("data", f"must be {wanted} here", spec, sources)
+        raise mistake("data", f"must be {kind} here", spec, sources)
     if name not in sources:
         raise mistake("data", "must begin with the name of a source", name, sources)
     source = sources[name]

@@ -10,6 +10,7 @@ epoch is a pure function of (seed, epoch, position), and a run can go on from an
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -92,7 +93,7 @@ class Examples:
         columns: Sequence[str] | None = None,
         values: Sequence[str] | None = None,
     ) -> "Examples":
-        """Returns the rows of two arrays as examples, held in memory (uint8 stays uint8 there).
+        """Makes the rows of two arrays examples, held in memory (uint8 stays uint8 there).
 
         Args:
             x: numbers [size, …]; [size] becomes [size, 1].
@@ -121,8 +122,8 @@ class Examples:
             hashes=content_hashes(x),
             targets=y,
             name=name,
-            columns=columns and tuple(columns),
-            values=values and tuple(values),
+            columns=None if columns is None else tuple(columns),
+            values=None if values is None else tuple(values),
             preparation="rows",
             in_memory=True,
         )
@@ -141,7 +142,7 @@ class Examples:
         return fingerprint.of_bytes(*(part.encode() for part in parts))
 
     def read(self, indices: tf.Tensor) -> Batch:
-        """Returns (x [n, …], y [n, …]) of examples, given integers [n]. A graph function."""
+        """Reads x [n, …] and y [n, …] of the examples at integers [n]. A graph function."""
         return self._read(tf.cast(indices, tf.int64))
 
     @property
@@ -154,8 +155,8 @@ class Examples:
     ) -> Batch:
         """Like `read`, with each x augmented. A graph function.
 
-        What happens to an example depends on (seed, epoch, its index) alone: not on its place in
-        the batch, the number of workers or what was read before. With `views`, epochs that are
+        What happens to an example depends on (seed, epoch, its index) alone: not on its position in
+        the batch, on the number of workers or what was read before. With `views`, epochs that are
         equal modulo their number are alike.
 
         Args:
@@ -163,7 +164,8 @@ class Examples:
         """
         indices = tf.cast(indices, tf.int64)
         x, y = self.read(indices)
-        if self._transform is None:
+        transform = self._transform
+        if transform is None:
             return x, y
         epochs = tf.broadcast_to(tf.cast(epoch, tf.int64), tf.shape(indices))
         if self.views:
@@ -172,16 +174,16 @@ class Examples:
         def augment(one: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
             example, index, epoch = one
             root = tf.stack([tf.cast(seed, tf.int64), epoch])
-            return self._transform(example, tf.random.experimental.stateless_fold_in(root, index))
+            return transform(example, tf.random.experimental.stateless_fold_in(root, index))
 
         return tf.map_fn(augment, (x, indices, epochs), fn_output_signature=self.spec[0]), y
 
     def name(self, index: int) -> str:
-        """Returns what an error calls an example: "cat/0001.jpg", "row 17"."""
+        """What an error calls an example: "cat/0001.jpg", "row 17"."""
         return self._name(int(index))
 
     def take(self, indices: np.ndarray) -> "Examples":
-        """Returns the examples at `indices` (integers [n]), in that order."""
+        """The examples at `indices` (integers [n]), in that order."""
         indices = np.asarray(indices, np.int64)
         with tf.device("CPU:0"):
             rows = tf.constant(indices)
@@ -193,7 +195,7 @@ class Examples:
         )
 
     def augmented(self, transform: Transform | None) -> "Examples":
-        """Returns these examples with another augmentation, or with none.
+        """These examples with another augmentation, or with none.
 
         Args:
             transform: graph function from x of one example and a seed (int64 [2]) to x, of the same
@@ -213,7 +215,7 @@ class Examples:
         return self._with(transform=transform)
 
     def in_views(self, count: int) -> "Examples":
-        """Returns these examples so that their epochs cycle through `count` augmented views."""
+        """These examples with epochs that cycle through `count` augmented views."""
         return self._with(views=count)
 
     def mapped(
@@ -223,7 +225,7 @@ class Examples:
         *,
         preparation: str | None = None,
     ) -> "Examples":
-        """Returns these examples with x [n, …] passed through a graph function.
+        """These examples with x [n, …] passed through a graph function.
 
         Args:
             function: from a batch of x to a batch of x. The hashes stay those of the old x, and
@@ -247,7 +249,7 @@ class Examples:
         )
 
     def _with(self, **changes: object) -> "Examples":
-        current = {
+        current: dict[str, Any] = {
             "read": self._read,
             "spec": self.spec,
             "hashes": self.hashes,
@@ -265,7 +267,7 @@ class Examples:
 
 
 def content_hashes(rows: np.ndarray) -> np.ndarray:
-    """Returns the hex SHA-256 of each row of an array, [size], dtype "S64"."""
+    """The hex SHA-256 of each row of an array, [size], dtype "S64"."""
     head = f"{rows.dtype.str}{rows.shape[1:]}".encode()
     return np.array([fingerprint.of_bytes(head, row.tobytes()) for row in rows], "S64")
 
@@ -273,7 +275,7 @@ def content_hashes(rows: np.ndarray) -> np.ndarray:
 def order(
     positions: tf.Tensor, size: int, seed: int | tf.Tensor, epoch: int | tf.Tensor
 ) -> tf.Tensor:
-    """Returns the indices of the examples at some positions of an epoch. A graph function.
+    """The indices of the examples at some positions of an epoch. A graph function.
 
     Over positions 0 to `size - 1` it is a permutation, another one for each (seed, epoch); nothing
     is stored or drawn, so an epoch can be entered anywhere and shared among workers.

@@ -9,7 +9,7 @@ _ORIENTATION, _SHORT = 0x0112, 3
 
 
 def orientation(content: bytes) -> int:
-    """Returns how an encoded image is to be turned: 1, as it is, to 8; 1 where it does not say.
+    """How an encoded image is to be turned: 1 (as it is) to 8; 1 where it does not say.
 
     Tag 0x0112 of the first image file directory (CIPA DC-008, Exif 2.32, sections 4.6.2 and 4.6.4).
     Nothing in TensorFlow or tfbp applies it.

@@ -20,7 +20,7 @@ _FONTS = ("DejaVuSans*", "DejaVuSerif*", "STIXGeneral*", "cm[brt]*10", "cmss10")
 
 
 def render(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `count` images of each letter and their labels, positions in `LETTERS`.
+    """Draws `count` images of each letter, with their labels: positions in `LETTERS`.
 
     Font, size, slant, stroke weight and shift are drawn for each image anew.
 

@@ -20,7 +20,7 @@ _EXTENSIONS = 64
 
 
 def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the file, of a GIF its first frame alone, and its size. A graph function.
+    """The file (of a GIF its first frame alone) and its size. A graph function.
 
     Args:
         content: string []: the bytes of a JPEG, PNG, GIF or BMP file.
@@ -48,17 +48,17 @@ def read(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def formats(contents: Iterable[bytes]) -> frozenset[bytes]:
-    """Returns those of `FORMATS` that files are of."""
+    """Those of `FORMATS` that occur among files."""
     return frozenset(mark for content in contents for mark in FORMATS if content.startswith(mark))
 
 
 def first_frame(content: tf.Tensor) -> tf.Tensor:
-    """Returns the file, of a GIF its first frame alone: what `read` returns, without its checks."""
+    """The file, of a GIF its first frame alone: what `read` returns, without its checks."""
     return tf.cond(_starts(content, GIF), lambda: _gif(content)[0], lambda: content)
 
 
 def palette(content: tf.Tensor) -> tf.Tensor:
-    """Returns the colours of a BMP of 8 bits a pixel, uint8 [colours, 3]; of other files [0, 3].
+    """The colours of a BMP of 8 bits a pixel, uint8 [colours, 3]; of other files [0, 3].
 
     TensorFlow decodes such a file to the numbers of its colours, as if they were shades of grey.
     """
@@ -80,7 +80,7 @@ def palette(content: tf.Tensor) -> tf.Tensor:
 
 
 def _part(content: tf.Tensor, start: tf.Tensor | int, size: tf.Tensor | int) -> tf.Tensor:
-    """Returns bytes of a file, without those behind its end, which would be refused: see `read`."""
+    """Bytes of a file, but none behind its end, which would be refused: see `read`."""
     start = tf.clip_by_value(start, 0, tf.strings.length(content))
     return tf.strings.substr(content, start, size)
 
@@ -110,7 +110,7 @@ def _gif(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     data = tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32)
 
     def colours(flags: tf.Tensor) -> tf.Tensor:
-        """Returns the bytes of the colour table that the flags of a descriptor announce."""
+        """The bytes of the colour table that the flags of a descriptor announce."""
         return tf.where(flags >= 128, 6 * 2 ** (flags % 8), 0)
 
     ends = _ends(data)
@@ -132,15 +132,15 @@ def _gif(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _ends(data: tf.Tensor) -> tf.Tensor:
-    """Returns where the chain of sub-blocks that begins at each byte ends: int32 [bytes].
+    """Where the chain of sub-blocks that begins at each byte ends: int32 [bytes].
 
     Each sub-block is its length and so many bytes, and one of length 0 ends the chain. All chains
     are followed at once, by jumps that double: a loop over the sub-blocks of a file that is made of
     tiny ones would take seconds.
     """
     size = tf.size(data)
-    places = tf.range(size)
-    jumps = tf.minimum(places + tf.where(data > 0, data + 1, 0), size - 1)
+    positions = tf.range(size)
+    jumps = tf.minimum(positions + tf.where(data > 0, data + 1, 0), size - 1)
     (jumps,) = tf.while_loop(
         lambda jumps: tf.reduce_any(jumps != tf.gather(jumps, jumps)),
         lambda jumps: [tf.gather(jumps, jumps)],

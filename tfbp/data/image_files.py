@@ -39,8 +39,7 @@ _ENDED = {
 def check(
     files: Sequence[str], root: pathlib.Path, on_bad: OnBad
 ) -> tuple[np.ndarray, images.Encoding]:
-    """Returns the hash of each file, an empty one for each that is to be left out, and what the
-    others share.
+    """Hashes files (those to be left out hash to nothing) and says what the others share.
 
     Each file is read and decoded once. One warning each counts the files that are left out, that
     carry an EXIF orientation, and that are larger than an export takes by default.
@@ -79,7 +78,7 @@ def check(
     if large:
         logging.warning(
             "Image files in %s that are higher or wider than %s pixels: %s. They are trained on, "
-            "but an export refuses such files unless its task is told another `largest_image`.",
+            "but an export refuses such files unless its task sets another `largest_image`.",
             root,
             f"{images.LARGEST:,}",
             f"{large:,}",
@@ -88,12 +87,12 @@ def check(
 
 
 def name(file: str, root: pathlib.Path) -> str:
-    """Returns what a message calls a file; bytes that are no text are escaped."""
+    """What a message calls a file; bytes that are no text are escaped."""
     return os.fsencode(os.path.relpath(file, root)).decode(errors="backslashreplace")
 
 
 def why_bad(file: str) -> str:
-    """Returns why a file that `images.examine` refuses is no whole image: "it is empty"."""
+    """Why a file that `images.examine` refuses is no whole image: "it is empty"."""
     try:
         content = pathlib.Path(file).read_bytes()
     except OSError as error:
@@ -133,8 +132,8 @@ def _report(bad: Sequence[str], count: int, root: pathlib.Path) -> str:
 
 
 def _look(files: Sequence[str]) -> tuple[np.ndarray, images.Encoding, int, int]:
-    """Returns the hash of each file, b"" where it is bad; what the others share; how many of them
-    are turned; how many are large.
+    """The hash of each file, b"" where it is bad; what the others share; how many of them are
+    turned; how many are large.
     """
 
     def look(row: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -143,16 +142,19 @@ def _look(files: Sequence[str]) -> tuple[np.ndarray, images.Encoding, int, int]:
         return row, content, size, tf.shape(image)
 
     hashes, turned, large = np.zeros(len(files), "S64"), 0, 0
-    shapes, formats = np.zeros((len(files), 3), np.int32), frozenset()
+    shapes = np.zeros((len(files), 3), np.int32)
+    formats: frozenset[bytes] = frozenset()
     paths = np.array([os.fsencode(file) for file in files], object)
     dataset = tf.data.Dataset.from_tensor_slices(paths).enumerate()
     dataset = dataset.map(look, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
-    for rows, contents, sizes, found in dataset.batch(64).as_numpy_iterator():
-        shapes[rows] = found
+    for rows, contents, sizes, decoded in dataset.batch(64).as_numpy_iterator():
+        shapes[rows] = decoded
         hashes[rows] = [hashlib.sha256(content).hexdigest() for content in contents]
         turned += sum(exif.orientation(content) != 1 for content in contents)
         large += int((sizes.max(axis=1) > images.LARGEST).sum())
         formats |= headers.formats(contents)
     edges = shapes[hashes != b""].T
-    shape = tuple(int(edge[0]) if len(np.unique(edge)) == 1 else None for edge in edges)
-    return hashes, images.Encoding(formats, shape), turned, large
+    height, width, channels = (
+        int(edge[0]) if len(np.unique(edge)) == 1 else None for edge in edges
+    )
+    return hashes, images.Encoding(formats, (height, width, channels)), turned, large

@@ -46,7 +46,7 @@ def encoded(
     encoding: Encoding = Encoding(),
     name: Callable[[int], str] = "row {}".format,
 ) -> Examples:
-    """Returns labelled images that are decoded when they are read.
+    """Labelled images that are decoded when they are read.
 
     Args:
         fetch: graph function from indices (int64 [n]) to what `load` takes (string [n]).
@@ -87,7 +87,7 @@ def encoded(
 def decode(
     content: tf.Tensor, size: int, channels: int, encoding: Encoding = Encoding()
 ) -> tf.Tensor:
-    """Returns one image, float32 [size, size, channels] from 0 to 255. A graph function.
+    """Decodes one image to float32 [size, size, channels], 0 to 255. A graph function.
 
     Args:
         content: string []: the bytes of a JPEG, PNG, GIF (its first frame is taken) or BMP file,
@@ -107,7 +107,7 @@ def decode(
 def decode_each(
     contents: tf.Tensor, height: int, width: int, channels: int, largest: int = LARGEST
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns images from strangers, and which of them are good. A graph function.
+    """Decodes images from strangers and says which of them are good. A graph function.
 
     They pass `examine` and are resized one after the other, so that one at a time is held in its
     full size. A bad one does not spoil the others.
@@ -139,7 +139,7 @@ def decode_each(
 
 
 def examine(content: tf.Tensor, largest: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns an image that nobody has looked at yet, and its size. A graph function.
+    """Decodes and checks an image that nobody has looked at yet. A graph function.
 
     What passes here is decoded alike, by `decode`, from then on.
 
@@ -152,7 +152,7 @@ def examine(content: tf.Tensor, largest: int | None = None) -> tuple[tf.Tensor, 
 
     Raises:
         tf.errors.InvalidArgumentError: it is larger, or of more than `MOST_PIXELS`, which its
-            header tells before it is decoded; broken, cut short, or not JPEG, PNG, GIF or BMP; when
+            header says before it is decoded; broken, cut short, or not JPEG, PNG, GIF or BMP; when
             it runs.
     """
     content, size = headers.read(content)
@@ -169,7 +169,7 @@ def examine(content: tf.Tensor, largest: int | None = None) -> tuple[tf.Tensor, 
 
 
 def resize(images: tf.Tensor, height: int, width: int, channels: int) -> tf.Tensor:
-    """Returns images as float32 [..., height, width, channels]. A graph function.
+    """Resizes images to float32 [..., height, width, channels]. A graph function.
 
     Args:
         images: [h, w, c] or [n, h, w, c] of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha)
@@ -201,7 +201,7 @@ def resize(images: tf.Tensor, height: int, width: int, channels: int) -> tf.Tens
 
 
 def resized(splits: Splits, size: int | None, channels: int) -> Splits:
-    """Returns splits whose images are `size` by `size` (None: as they are) with `channels`.
+    """Resizes images to `size` by `size` (None: as they are) and `channels`.
 
     Nothing is resized before it is read.
 
@@ -215,12 +215,15 @@ def resized(splits: Splits, size: int | None, channels: int) -> Splits:
 
     done = f"resized to {height} × {width} pixels and {channels} channels"
 
-    def change(part: Examples | None) -> Examples | None:
-        return part and part.mapped(
-            lambda x: resize(x, height, width, channels), spec, preparation=done
-        )
+    def change(part: Examples) -> Examples:
+        return part.mapped(lambda x: resize(x, height, width, channels), spec, preparation=done)
 
-    return dataclasses.replace(splits, **{name: change(getattr(splits, name)) for name in PARTS})
+    return dataclasses.replace(
+        splits,
+        train=change(splits.train),
+        validation=splits.validation and change(splits.validation),
+        test=splits.test and change(splits.test),
+    )
 
 
 def check_format(size: int | None, channels: int) -> None:
@@ -236,21 +239,21 @@ def check_format(size: int | None, channels: int) -> None:
 
 
 def _cond(condition: bool | tf.Tensor, yes: Callable, no: Callable) -> tf.Tensor:
-    """Returns `tf.cond` of a tensor; what is known while the graph is built, it does not ask."""
+    """Like `tf.cond`, without a branch where the condition is known as the graph is built."""
     if isinstance(condition, bool):
         return yes() if condition else no()
     return tf.cond(condition, yes, no)
 
 
 def _frame(content: tf.Tensor, encoding: Encoding) -> tf.Tensor:
-    """Returns the image of a file, of a GIF the first frame: see `_pixels`."""
+    """The image of a file, of a GIF the first frame: see `_pixels`."""
     if headers.GIF in encoding.formats:
         content = headers.first_frame(content)
     return tf.ensure_shape(_pixels(content, encoding.formats), encoding.shape)
 
 
 def _pixels(content: tf.Tensor, formats: Collection[bytes] = headers.FORMATS) -> tf.Tensor:
-    """Returns an image as its file holds it, uint8 [height, width, channels].
+    """An image as its file holds it, uint8 [height, width, channels].
 
     Args:
         formats: one of which the file is of.

@@ -47,7 +47,7 @@ class Splits:
         columns: Sequence[str] | None = None,
         values: Sequence[str] | None = None,
     ) -> "Splits":
-        """Returns the splits of two arrays, cut by content (see `splitting.cut`).
+        """Cuts two arrays by content (see `splitting.cut`).
 
         Args:
             x: images [size, height, width, channels] from 0 to 255 (uint8 stays uint8 in memory),
@@ -66,9 +66,9 @@ class Splits:
                 fewer examples than classes, a label outside `classes`, a class without examples, a
                 fraction out of range.
         """
-        y, classes = arrays.by_name(y, classes)
-        examples = Examples.from_arrays(x, y, columns=columns, values=values)
-        return cls.cut(examples, classes=classes, validation=validation, test=test, seed=seed)
+        targets, names = arrays.by_name(y, classes)
+        examples = Examples.from_arrays(x, targets, columns=columns, values=values)
+        return cls.cut(examples, classes=names, validation=validation, test=test, seed=seed)
 
     @classmethod
     def from_dataset(
@@ -80,7 +80,7 @@ class Splits:
         test: float = 0.1,
         seed: int = 0,
     ) -> "Splits":
-        """Returns the splits of a finite dataset of pairs (x, y), read once into memory.
+        """Reads a finite dataset of pairs (x, y) into memory and cuts it.
 
         The pairs may be single examples or batches. Everything else is as in `from_arrays`.
 
@@ -101,7 +101,7 @@ class Splits:
         test: float | Examples = 0.1,
         seed: int = 0,
     ) -> "Splits":
-        """Returns splits whose held-out parts are cut from `examples`, or are given.
+        """Cuts the held-out parts from `examples`, unless they are given.
 
         Args:
             examples: what is cut; the rest is trained on.
@@ -126,19 +126,20 @@ class Splits:
             name: part if isinstance(part, Examples) else examples.take(rows) if len(rows) else None
             for (name, part), rows in zip(given.items(), cuts, strict=True)
         }
-        return cls(examples.take(train), **parts, classes=classes and tuple(classes))
+        names = None if classes is None else tuple(classes)
+        return cls(examples.take(train), parts["validation"], parts["test"], classes=names)
 
     def parts(self) -> dict[str, Examples]:
-        """Returns name → examples of those splits that there are, `train` first."""
+        """The splits that are not empty, by name, `train` first."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: examples for name, examples in named.items() if examples is not None}
 
     def augmented(self, transform: Transform | None) -> "Splits":
-        """Returns splits whose training examples, and no others, are augmented: see `Examples`."""
+        """Augments the training examples and no others: see `Examples`."""
         return dataclasses.replace(self, train=self.train.augmented(transform))
 
     def keep_per_class(self, count: int, *, seed: int = 0) -> "Splits":
-        """Returns splits with at most `count` training examples of each class.
+        """Keeps at most `count` training examples of each class.
 
         Raises:
             tfbp.UserError: `count` is under 1, or the examples have no labels.

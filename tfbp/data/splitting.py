@@ -29,13 +29,13 @@ def cut(
     test: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the positions of the training, validation and test examples, each ascending.
+    """Cuts examples by content. The answer is three lists of positions, each ascending.
 
     Inside each class the distinct contents stand in the order of their salted hashes; the first
     share is the test split, the next the validation split. Equal contents stay together, even
     across classes: a content belongs to its smallest label. A new content moves at most one other
     over each of the two cuts. A class of three or more contents has at least one in every split
-    that is wanted, and no class is without a training example.
+    that is not empty, and no class is without a training example.
 
     Args:
         hashes: content hashes [size], dtype "S64".
@@ -57,13 +57,14 @@ def cut(
         part_of[members[:first]] = 2
         part_of[members[first:second]] = 1
     parts = part_of[content_of]
-    return tuple(np.flatnonzero(parts == part) for part in range(3))
+    train, held, judged = (np.flatnonzero(parts == part) for part in range(3))
+    return train, held, judged
 
 
 def first_of_each_class(
     hashes: np.ndarray, labels: np.ndarray, count: int, seed: int
 ) -> np.ndarray:
-    """Returns the ascending positions of `count` examples of each class (all of a smaller class).
+    """Picks `count` examples of each class (all of a smaller class), as ascending positions.
 
     They are the first in the order of salted hashes: which ones does not depend on file order.
     """
@@ -78,7 +79,7 @@ def _ranks(hashes: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _cuts(size: int, validation: float, test: float) -> tuple[int, int]:
-    """Returns where the test split ends and where the validation split ends among `size` contents.
+    """Where the test split ends, and where the validation split ends, among `size` contents.
 
     Both grow by 0 or 1 when `size` grows by 1: that is why a new content moves at most one other.
     """

@@ -66,14 +66,14 @@ def read_csv(
 
 
 def line(*, seed: int = 0) -> Splits:
-    """Returns 100 points of y = 3x + 2 with normal noise of 0.1, x in [-1, 1], all to train on."""
+    """100 points of y = 3x + 2 with normal noise of 0.1, x in [-1, 1], all to train on."""
     x = np.linspace(-1, 1, 100)
     y = 3 * x + 2 + np.random.default_rng(seed).normal(0, 0.1, 100)
     return Splits(Examples.from_arrays(x, y, columns=["x"], values=["y"]))
 
 
 def proportional() -> Splits:
-    """Returns the points x = y = 1, 2, 3, all to train on."""
+    """The points x = y = 1, 2, 3, all to train on."""
     x = np.array([1.0, 2.0, 3.0])
     return Splits(Examples.from_arrays(x, x, columns=["x"], values=["y"]))
 

@@ -2,8 +2,8 @@
 
 import difflib
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,7 +28,7 @@ def load(
     test: float = 0.1,
     seed: int = 0,
 ) -> Splits:
-    """Returns the splits `train`, `validation` and `test` of a data set of labelled images.
+    """Loads the splits `train`, `validation` and `test` of a data set of labelled images.
 
     What is missing of the last two is cut from the first. Images stay encoded until they are read:
     on disk when the data set is stored as ArrayRecord, which can be read at any index, else in
@@ -53,12 +53,12 @@ def load(
     image_key, label_key = _keys(builder)
     size = size or _common_size(builder.info.features[image_key])
     known = tuple(builder.info.features[label_key].names)
-    wanted = tuple(classes or known)
-    for label in wanted:
+    chosen = tuple(classes or known)
+    for label in chosen:
         if label not in known:
             raise mistake("classes", "must be names of this data's classes", label, known)
     new_label = np.full(len(known), -1)
-    new_label[[known.index(label) for label in wanted]] = np.arange(len(wanted))
+    new_label[[known.index(label) for label in chosen]] = np.arange(len(chosen))
 
     def examples(part: str) -> Examples:
         fetch, hashes, labels = _records(builder, part, image_key, label_key)
@@ -74,8 +74,13 @@ def load(
         return every.take(np.flatnonzero(labels >= 0))
 
     parts = {part: examples(part) for part in images.PARTS if part in builder.info.splits}
-    cut = {"validation": validation, "test": test} | parts
-    return Splits.cut(cut.pop("train"), classes=wanted, seed=seed, **cut)
+    return Splits.cut(
+        parts["train"],
+        classes=chosen,
+        validation=parts.get("validation", validation),
+        test=parts.get("test", test),
+        seed=seed,
+    )
 
 
 def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
@@ -116,7 +121,7 @@ def _common_size(feature: "tfds.features.Image") -> int:
 def _records(
     builder: "tfds.core.DatasetBuilder", part: str, image_key: str, label_key: str
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], np.ndarray, np.ndarray]:
-    """Returns a graph function from indices to the bytes of images, and all hashes and labels."""
+    """A graph function from indices to the bytes of images; all hashes; all labels."""
     import tensorflow_datasets as tfds
 
     decoders = {image_key: tfds.decode.SkipDecoding()}
@@ -131,18 +136,19 @@ def _records(
             contents = tf.numpy_function(look_up, [indices], tf.string, stateful=False)
             return tf.ensure_shape(contents, indices.shape)
 
-        records = (source[index] for index in range(len(source)))
+        records: Iterable[dict[str, Any]] = (source[index] for index in range(len(source)))
     else:
         dataset = builder.as_dataset(split=part, decoders=decoders, shuffle_files=False)
-        records = list(dataset.as_numpy_iterator())
+        held = list(dataset.as_numpy_iterator())
         with tf.device("CPU:0"):
-            contents = tf.constant([record[image_key] for record in records])
+            contents = tf.constant([record[image_key] for record in held])
+        records = held
 
         def fetch(indices: tf.Tensor) -> tf.Tensor:
             return tf.gather(contents, indices)
 
-    found = [
+    hashed = [
         (hashlib.sha256(record[image_key]).hexdigest(), record[label_key]) for record in records
     ]
-    hashes, labels = zip(*found, strict=True)
+    hashes, labels = zip(*hashed, strict=True)
     return fetch, np.array(hashes, "S64"), np.array(labels, np.int64)
