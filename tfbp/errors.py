@@ -5,19 +5,19 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The command line prints its message and exits with 2."""
+    """A mistake that the user can fix. The command line prints its message and exits with 2."""
 
 
 class CheckFailed(RuntimeError):
-    """What was trained or exported is not what it must be: a proof or a comparison failed."""
+    """A proof or a comparison failed: the model or the export is not what it must be."""
 
 
 class WorkerLost(RuntimeError):
-    """A worker does not answer any more; started again, the run goes on from a checkpoint."""
+    """A worker no longer answers; started again, the run goes on from a checkpoint."""
 
 
 def mistake(argument: str, rule: str, received: object, known: Iterable[str] = ()) -> UserError:
-    """Returns the error for an argument that breaks a rule.
+    """The error for an argument that breaks a rule.
 
     Args:
         argument: name of the argument, printed in backticks.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-def of_bytes(*parts: bytes | npt.NDArray[np.uint8]) -> str:
+def of_bytes(*parts: bytes | memoryview) -> str:
     """Returns the hex SHA-256 of `parts`, each after its length, so that no two lists collide."""
     digest = hashlib.sha256()
     for part in parts:
@@ -21,15 +21,15 @@ def of_bytes(*parts: bytes | npt.NDArray[np.uint8]) -> str:
 def of_array(array: npt.ArrayLike) -> str:
     """Returns the hex SHA-256 of an array's dtype, shape and contents.
 
-    An array that lies in memory in C order is hashed where it is, without a copy.
+    An array in C order is hashed in place, without a copy.
     """
     array = np.asarray(array)
     head = f"{array.dtype.str}{array.shape}".encode()
-    return of_bytes(head, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return of_bytes(head, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def of_arrays(arrays: Iterable[npt.ArrayLike]) -> list[str]:
-    """Returns what `of_array` says of each array. hashlib lets go of the GIL: all cores hash."""
+    """Applies `of_array` to each array, on all cores: hashlib releases the GIL."""
     with futures.ThreadPoolExecutor() as pool:
         return list(pool.map(of_array, arrays))
 

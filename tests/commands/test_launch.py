@@ -48,7 +48,7 @@ def start(program, *flags, setting="pass"):
 def ended(process):
     """Returns the exit code, and the lines of both outputs."""
     try:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     return process.returncode, out.splitlines(), err.splitlines()
@@ -218,7 +218,7 @@ def test_a_run_of_two_workers_is_shown_once_and_a_mistake_of_all_ends_with_2(tmp
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     run = launched("--epochs=2", "--strategy=multiworker")

@@ -109,7 +109,7 @@ class Job:
     def ends(self, code, process):
         """Waits for the end of a process, and returns what it has said."""
         try:
-            said = process.communicate(timeout=120)[1]
+            said = process.communicate(timeout=300)[1]
         finally:
             process.kill()
         assert process.returncode == code, said

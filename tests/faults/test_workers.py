@@ -227,7 +227,7 @@ def test_workers_that_are_not_alike_are_refused_at_the_start(tmp_path, start_wor
     said = []
     for worker, process in enumerate(processes):
         text = (tmp_path / f"{worker}.{worker}.log").read_text
-        assert process.wait(120) == 0, text()
+        assert process.wait(300) == 0, text()
         lines = [line for line in text().splitlines() if line.startswith("[")]
         said.append(dict(zip(cases, map(json.loads, lines), strict=True)))
     what = {

@@ -37,11 +37,11 @@ def test_in_a_deferred_block_it_is_asked_for_and_ends_the_block(number, caplog):
     with (
         pytest.raises(interruption.Interrupted),
         interruption.install(),
-        interruption.deferred() as asked,
+        interruption.deferred() as stop_requested,
     ):
-        assert not asked()
+        assert not stop_requested()
         signal.raise_signal(number)
-        assert asked()
+        assert stop_requested()
         deadline = time.monotonic() + 60
         while interruption.NOTICE not in caplog.text and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -55,8 +55,8 @@ def test_an_error_in_a_deferred_block_is_what_is_raised():
     with pytest.raises(ZeroDivisionError), interruption.install(), interruption.deferred():
         signal.raise_signal(signal.SIGTERM)
         raise ZeroDivisionError
-    with interruption.deferred() as asked:
-        assert not asked()
+    with interruption.deferred() as stop_requested:
+        assert not stop_requested()
 
 
 def test_a_request_that_somebody_has_swallowed_is_met_by_the_next_block():
@@ -67,23 +67,23 @@ def test_a_request_that_somebody_has_swallowed_is_met_by_the_next_block():
     ):
         with contextlib.suppress(interruption.Interrupted):
             signal.raise_signal(signal.SIGTERM)
-        with interruption.deferred() as asked:
-            assert asked()
+        with interruption.deferred() as stop_requested:
+            assert stop_requested()
             raise interruption.Interrupted("by the block")
 
 
 def test_a_library_waits_for_the_first_ctrl_c_alone_and_leaves_sigterm(caplog):
     caplog.set_level("INFO", logger="absl")
-    with pytest.raises(interruption.Interrupted), interruption.deferred() as asked:
+    with pytest.raises(interruption.Interrupted), interruption.deferred() as stop_requested:
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         signal.raise_signal(signal.SIGINT)
-        assert asked()
+        assert stop_requested()
         with pytest.raises(KeyboardInterrupt) as second:
             signal.raise_signal(signal.SIGINT)
         assert second.type is KeyboardInterrupt
     assert interruption.NOTICE in caplog.text
-    with interruption.deferred() as asked:  # another run of the same program
-        assert not asked()
+    with interruption.deferred() as stop_requested:  # another run of the same program
+        assert not stop_requested()
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
@@ -103,8 +103,8 @@ def test_another_thread_gets_no_signals_and_changes_no_handlers():
     found = []
 
     def work():
-        with interruption.install(), interruption.deferred() as asked:
-            found.append((asked(), signal.getsignal(signal.SIGTERM)))
+        with interruption.install(), interruption.deferred() as stop_requested:
+            found.append((stop_requested(), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -138,7 +138,7 @@ def test_a_second_ctrl_c_ends_the_process_amid_compiled_code():
         )
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=300) == 130
     finally:
         process.kill()
         process.communicate()

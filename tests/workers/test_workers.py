@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tfbp.errors import CheckFailed, UserError, WorkerLost
-from tfbp.workers import interruption, rendezvous, strategy, workers
+from tfbp.workers import interruption, strategy, workers
 from tfbp.workers.interruption import Interrupted
 from tfbp.workers.workers import Workers
 
@@ -20,12 +20,12 @@ ONE = workers.of(tf.distribute.get_strategy())
 
 def test_of_one_process_there_is_one_worker_the_chief():
     for name in ("one", "mirrored"):
-        its = workers.of(strategy.resolve(name))
-        assert (its.count, its.index, its.is_chief, its.addresses) == (1, 0, True, [])
-        assert its is workers.of(strategy.resolve(name))
+        group = workers.of(strategy.resolve(name))
+        assert (group.count, group.index, group.is_chief, group.addresses) == (1, 0, True, [])
+        assert group is workers.of(strategy.resolve(name))
 
 
-def test_one_worker_is_told_what_it_says():
+def test_one_worker_alone_gets_its_own_values():
     assert ONE.any(True, False) == [True, False]
     assert ONE.longest(0.125) == 0.125
     assert ONE.gather(b"abc") == [b"abc"]
@@ -48,7 +48,7 @@ def test_errors_of_one_worker_are_its_own():
         raise tf.errors.UnavailableError(None, None, message)
 
 
-# Run by both processes; each asserts what it sees, and prints what it was told.
+# Run by both processes; each asserts what it sees, and prints the errors that it gets.
 PROGRAM = """
 import json, os, signal
 import keras
@@ -63,28 +63,28 @@ where = strategy.resolve("auto")
 os.kill(os.getpid(), signal.SIGTERM)
 assert signals == ["of the program"]  # TensorFlow's own would swallow it
 
-its = workers.of(where)
-me = its.index
-assert its.count == where.num_replicas_in_sync == 2
-assert its.is_chief == (me == 0)
-assert its.addresses == json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
+group = workers.of(where)
+me = group.index
+assert group.count == where.num_replicas_in_sync == 2
+assert group.is_chief == (me == 0)
+assert group.addresses == json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
 
-assert its.any(me == 0, me == 1, False, True) == [True, True, False, True]
-assert its.any() == []
-assert its.longest(0.1 if me else 1e-30) == np.float32(0.1)
-assert its.longest(3e38 * (1 - me)) == np.float32(3e38)
+assert group.any(me == 0, me == 1, False, True) == [True, True, False, True]
+assert group.any() == []
+assert group.longest(0.1 if me else 1e-30) == np.float32(0.1)
+assert group.longest(3e38 * (1 - me)) == np.float32(3e38)
 
 for contents in ([b"a", b"longer"], [b"", b"abcd"], [b"", b""], [b"\\0\\0", b"\\xff" * 5]):
-    assert its.gather(contents[me]) == contents
-    assert its.from_chief(contents[me]) == contents[0]
+    assert group.gather(contents[me]) == contents
+    assert group.from_chief(contents[me]) == contents[0]
 
 parts = [np.arange(6, dtype=np.int64).reshape(2, 3), np.arange(3, dtype=np.int64).reshape(1, 3) - 9]
-whole = its.concatenate(parts[me])
+whole = group.concatenate(parts[me])
 assert whole.dtype == np.int64
 np.testing.assert_array_equal(whole, np.concatenate(parts))
-np.testing.assert_array_equal(its.concatenate(parts[0][: 2 * me]), parts[0])
-assert its.concatenate(parts[0][:0]).shape == (0, 3)
-np.testing.assert_array_equal(its.concatenate(parts[0].T[me::2]), parts[0].T[[0, 2, 1]])
+np.testing.assert_array_equal(group.concatenate(parts[0][: 2 * me]), parts[0])
+assert group.concatenate(parts[0][:0]).shape == (0, 3)
+np.testing.assert_array_equal(group.concatenate(parts[0].T[me::2]), parts[0].T[[0, 2, 1]])
 
 # No bit is lost: a zero's sign, what a NaN carries, what lies below the normal numbers.
 bits = np.array([0x80000000, 0x7FC12345, 0xFF800001, 0x00000001, 0x7F800000], np.uint32)
@@ -96,72 +96,70 @@ if me == 0:
     float32.assign(bits.view(np.float32))
     half.assign([1.5, -0.0, float("inf")])
     scalar.assign(-7)
-its.share([float32, half, scalar])
+group.share([float32, half, scalar])
 assert np.asarray(float32).view(np.uint32).tolist() == bits.tolist()
 assert np.signbit(np.asarray(half).astype("float32")).tolist() == [False, True, False]
 assert np.asarray(half).astype("float32").tolist() == [1.5, 0.0, float("inf")]
 assert np.asarray(scalar) == -7
 
 calls = []
-answer = its.on_chief(lambda: calls.append(me) or {"a": [1, None, "ü"]})
+answer = group.on_chief(lambda: calls.append(me) or {"a": [1, None, "ü"]})
 assert answer == {"a": [1, None, "ü"]}
-assert calls == [0] * its.is_chief
+assert calls == [0] * group.is_chief
 
-told = []
+raised = []
 for kind in (UserError, CheckFailed):
     def refuse():
         raise kind("The disk is full.")
     try:
-        its.on_chief(refuse)
+        group.on_chief(refuse)
     except (UserError, CheckFailed) as error:
-        told.append([type(error).__name__, str(error)])
+        raised.append([type(error).__name__, str(error)])
 
-its.check_alike({"config": {"seed": 0, "layers": [1, 2]}, "examples": "9f"})
-for made_of in (
+group.check_alike({"config": {"seed": 0, "layers": [1, 2]}, "examples": "9f"})
+for identity in (
     {"config": {"seed": me, "layers": [1, 2 + me]}, "examples": "9f"},
     {"config": {"seed": 0}, **({"more": True} if me else {})},
 ):
     try:
-        its.check_alike(made_of)
+        group.check_alike(identity)
     except UserError as error:
-        told.append(str(error))
+        raised.append(str(error))
 
 @tf.function
 def together():
     return where.reduce("SUM", where.run(lambda: tf.constant(1.0)), axis=None)
 
 assert together() == 2
-print(json.dumps({"told": told, "addresses": its.addresses}))
+print(json.dumps({"raised": raised, "addresses": group.addresses}))
 """
 
 
-def test_two_workers_are_told_the_same(tmp_path, start_workers):
+def test_two_workers_get_the_same_values_and_errors(tmp_path, start_workers):
     folders = [tmp_path / "both"] * 2
     folders[0].mkdir()
     processes = start_workers(PROGRAM, folders=folders)
     logs = [tmp_path / f"both.{index}.log" for index in range(2)]
     for process, log in zip(processes, logs, strict=True):
-        assert process.wait(120) == 0, log.read_text()
+        assert process.wait(300) == 0, log.read_text()
     first, second = (json.loads(log.read_text().splitlines()[-1]) for log in logs)
-    assert first["told"][0] == second["told"][0] == ["UserError", "The disk is full."]
-    assert [each["told"][1] for each in (first, second)] == [
+    assert first["raised"][0] == second["raised"][0] == ["UserError", "The disk is full."]
+    assert [each["raised"][1] for each in (first, second)] == [
         ["CheckFailed", "The disk is full."]
     ] * 2
     chief, other = first["addresses"]
     begin = f"Worker 1 ({other}) differs from Worker 0 ({chief}) in "
     end = ". All workers must run the same command, by the same code, on the same data."
     for each in (first, second):
-        assert each["told"][2:] == [
+        assert each["raised"][2:] == [
             f"{begin}`seed` (1, not 0), `layers` ([1, 3], not [1, 2]){end}",
             f"{begin}`more` (True, not None){end}",
         ]
 
 
 @pytest.fixture
-def three(monkeypatch):
+def three():
     """Returns from a task to the workers of a cluster of a chief and two more; none is started."""
-    monkeypatch.setattr(workers, "_total", lambda strategy: None)
-    monkeypatch.setattr(workers, "LINGER_SECONDS", 0.0)
 
     class Strategy(tf.distribute.MultiWorkerMirroredStrategy):
         def __init__(self, job, task):
@@ -172,7 +170,7 @@ def three(monkeypatch):
 
         cluster_resolver = property(lambda self: self._resolver)
 
-    return lambda job, task: Workers(Strategy(job, task))
+    return lambda job, task, **more: Workers(Strategy(job, task), linger=0.0, **more)
 
 
 def test_a_chief_of_its_own_comes_first(three):
@@ -187,7 +185,7 @@ def test_a_chief_of_its_own_comes_first(three):
     [
         (("chief", 0), "/job:worker/replica:0/task:1 heartbeat timeout", "Worker 2 (c:3)"),
         (("worker", 1), "/job:chief/replica:0/task:0 is unavailable", "Worker 0 (a:1)"),
-        # It is told of itself too: whose error it is, and who is gone.
+        # The message names this worker too, whose error it is, and then the one that is gone.
         (
             ("worker", 0),
             "/job:worker/replica:0/task:0 reports: /job:worker/replica:0/task:1 is gone",
@@ -223,7 +221,7 @@ def test_the_worker_that_is_lost_is_named(three, here, message, lost):
     assert caught.value.__cause__ is error
 
 
-def test_workers_that_do_not_do_the_same_are_told_so(three):
+def test_workers_that_do_not_do_the_same_are_refused(three):
     # As TensorFlow says it.
     message = (
         "Collective ops is aborted by: Shape mismatch in the collective instance 200. Op at device "
@@ -244,24 +242,29 @@ def test_workers_that_do_not_do_the_same_are_told_so(three):
     ],
 )
 def test_an_error_behind_a_request_to_stop_is_the_end_that_was_asked_for(three, error):
-    its = three("worker", 0)
-    installed, watched, deferred = interruption.install(), its.watched(), interruption.deferred()
+    group = three("worker", 0)
+    installed, watched, deferred = interruption.install(), group.watched(), interruption.deferred()
     with installed, pytest.raises(Interrupted), watched, deferred:
         os.kill(os.getpid(), signal.SIGTERM)
         raise error
-    with pytest.raises((WorkerLost, RuntimeError)) as caught, its.watched():
+    with pytest.raises((WorkerLost, RuntimeError)) as caught, group.watched():
         raise error
     assert not isinstance(caught.value, Interrupted)
 
 
-def test_a_worker_that_is_gone_is_noticed_while_each_has_work_of_its_own(three, monkeypatch):
-    asked, there = [], ["a:1", "b:2", "c:3"]
-    monkeypatch.setattr(rendezvous, "is_up", lambda each: asked.append(each) or each in there)
-    chief, other = three("chief", 0), three("worker", 0)
+def test_a_worker_that_is_gone_is_noticed_while_each_has_work_of_its_own(three):
+    tried, up = [], ["a:1", "b:2", "c:3"]
+
+    def is_up(address):
+        tried.append(address)
+        return address in up
+
+    chief, other = three("chief", 0, is_up=is_up), three("worker", 0, is_up=is_up)
     chief.check_alive()
-    there.remove("c:3")
-    chief.check_alive()  # so soon it does not ask again
-    assert asked == ["b:2", "c:3"]
+    assert tried == ["b:2", "c:3"]
+    up.remove("c:3")
+    chief.check_alive()  # so soon it does not look again
+    assert tried == ["b:2", "c:3"]
     with pytest.raises(WorkerLost) as caught:
         other.check_alive()
     said = "Worker 2 (c:3) does not answer any more. The run cannot go on without it."
@@ -270,8 +273,8 @@ def test_a_worker_that_is_gone_is_noticed_while_each_has_work_of_its_own(three, 
 
 
 def test_other_errors_are_what_they_are(three):
-    its = three("worker", 0)
+    group = three("worker", 0)
     for error in (tf.errors.InvalidArgumentError(None, None, "shapes"), CheckFailed("no")):
-        with pytest.raises(type(error)), its.watched():
+        with pytest.raises(type(error)), group.watched():
             raise error
     assert "TF_CONFIG" not in os.environ

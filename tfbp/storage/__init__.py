@@ -1,7 +1,7 @@
 """Files and folders that are there whole or not at all: written beside, synced, renamed.
 
-A manifest says what a folder holds, so that a bit that flips later is found; a lock keeps a second
-process out. What a disk refuses becomes an error for the user, after the parts have been removed.
+A manifest lists what a folder holds, so that a bit that flips later is noticed; a lock keeps a
+second process out. What a disk refuses becomes a user's error, once partial files are removed.
 """
 
 from tfbp.storage.disk import require_space

@@ -39,7 +39,7 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
                 file.write(json.dumps(holder).encode())
             yield
         finally:
-            # While it is held still: who has opened it meanwhile sees that it is gone.
+            # Still locked here: whoever has opened it meanwhile sees that it is gone.
             with contextlib.suppress(OSError):
                 if _leads_to(path, file):
                     path.unlink()
@@ -70,7 +70,7 @@ def _taken(path: pathlib.Path) -> io.FileIO:
             )
         if _leads_to(path, file):
             return file
-        file.close()  # The one who held it has removed it meanwhile.
+        file.close()  # Its last holder has removed it meanwhile.
 
 
 def _leads_to(path: pathlib.Path, file: io.FileIO) -> bool:
@@ -84,5 +84,5 @@ def _holder(content: bytes) -> str:
     try:
         holder = json.loads(content)
         return f"process {int(holder['process'])} on host {holder['host']}"
-    except (ValueError, TypeError, KeyError):  # It has not said yet who it is.
+    except (ValueError, TypeError, KeyError):  # not written yet
         return "another process"

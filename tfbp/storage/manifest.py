@@ -1,4 +1,4 @@
-"""What a folder holds, as a file in it: the size and the SHA-256 of every file that it names."""
+"""What a folder holds, listed in a file of it: each file's size and SHA-256."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ class Damaged(UserError):
 
 
 def text(folder: pathlib.Path, files: Iterable[pathlib.Path]) -> str:
-    """Returns the manifest of files in a folder, which it reads: as JSON,
+    """Reads files of a folder and returns their manifest, as JSON:
     {"files": {"relative/path": {"sha256": "0a…", "bytes": 12}}}.
     """
     entries = {
@@ -28,15 +28,15 @@ def text(folder: pathlib.Path, files: Iterable[pathlib.Path]) -> str:
 
 
 def verify(folder: str | os.PathLike, files: Sequence[str] = ()) -> None:
-    """Compares a folder with its manifest. Files that it does not name are left alone.
+    """Compares a folder with its manifest. Files that the manifest does not name are ignored.
 
     Args:
-        files: paths in the folder that it must name, because they will be read.
+        files: paths in the folder that the manifest must name, because they will be read.
 
     Raises:
-        Damaged: there is no manifest, or none of the right form, it does not name one of `files`,
-            or a file that it names is missing, has another size or another SHA-256, or is not in
-            the folder: an absolute path, one with "..", a link that leads out.
+        Damaged: the manifest is missing, malformed or does not name one of `files`; or a file that
+            it names is missing, has another size or SHA-256, or lies outside the folder: an
+            absolute path, one with "..", a link that leads out.
     """
     folder = pathlib.Path(folder)
     entries = _entries(folder)
@@ -64,7 +64,7 @@ def _entries(folder: pathlib.Path) -> dict[str, dict]:
 
 
 def _difference(folder: pathlib.Path, name: str, entry: dict) -> str | None:
-    """Returns in which way a file is not in the folder or not what `entry` says, or None."""
+    """Returns how a file differs from its `entry` in the manifest, or None."""
     if os.path.isabs(name) or ".." in pathlib.PurePath(name).parts:
         return "leads out of the folder"
     try:

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 
 from tfbp.storage import disk, manifest
 
-# The names that `_hidden` gives; of older versions too, without the second number.
+# The names that `_hidden` gives, and those of older versions, without the second number.
 _LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)")
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Replaces the file at `path` by `content`: a reader sees the old file or the new, whole.
+    """Replaces the file at `path` by `content`: a reader sees the whole old file or the whole new.
 
     Raises:
         tfbp.UserError: the disk is full, read-only or fails, or the folder is gone.
@@ -35,11 +35,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Like `write_bytes`, for a file that somebody else writes: yields where, a path of the same
-    name in a folder of its own.
+    """Like `write_bytes`, for a file that the block writes: yields the path to write to, which has
+    the same name in a folder of its own.
 
     Raises:
-        tfbp.UserError: as `write_bytes`, also for what the block meets.
+        tfbp.UserError: as `write_bytes`, also for what the disk refuses in the block.
     """
     path = pathlib.Path(path)
     with _beside(path) as beside:
@@ -60,13 +60,13 @@ def publish(
 
     Args:
         manifest: whether to add `manifest.json`, which `verify` reads.
-        needed: bytes that will be written, where that is known; 0: it is not. Where fewer are
-            free, nothing is begun.
+        needed: bytes that will be written; 0: not known. If fewer are free, the block does not
+            begin.
 
     Raises:
         FileExistsError: `folder` exists when the block ends.
-        tfbp.UserError: the disk is full, read-only or fails, or the folder above is gone; also for
-            what the block meets.
+        tfbp.UserError: the disk is full, read-only or fails, or the folder above is gone, also
+            while the block runs.
     """
     folder = pathlib.Path(folder)
     with disk.reported(folder):
@@ -110,9 +110,9 @@ def write_manifest(folder: str | os.PathLike, files: Sequence[str]) -> None:
 
 
 def remove(folder: str | os.PathLike) -> None:
-    """Removes a folder, or a link to one: at no time is a part of it there under its name.
+    """Removes a folder, or a link to one, under whose name no partial folder is ever seen.
 
-    One that is gone already, by another process, is no error.
+    One that another process has removed already is no error.
 
     Raises:
         tfbp.UserError: the disk is read-only or fails.
@@ -133,14 +133,14 @@ def remove(folder: str | os.PathLike) -> None:
 
 
 def sweep(folder: str | os.PathLike) -> None:
-    """Removes what processes that died while they wrote in a folder have left there.
+    """Removes what processes left in a folder when they died while writing.
 
-    While anybody writes there, nothing is removed. What cannot be removed stays.
+    Nothing is removed while anybody writes there. What cannot be removed stays.
     """
     folder = pathlib.Path(folder)
     with contextlib.suppress(OSError), _open(folder) as descriptor:
-        # Who writes holds it shared, and the kernel drops that with the process. Unlike the
-        # number of a process this is right across containers and hosts.
+        # Writers hold a shared lock, which the kernel drops with the process. Unlike a process id
+        # this is right across containers and hosts.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for name in os.listdir(descriptor):
             if _LEFTOVER.fullmatch(name):
@@ -150,7 +150,7 @@ def sweep(folder: str | os.PathLike) -> None:
 @contextlib.contextmanager
 def _beside(path: pathlib.Path, needed: int = 0) -> Iterator[pathlib.Path]:
     """Yields a new name beside `path`. The block makes it and, at its end, renames it to `path`;
-    when it raises, what it has made is removed, and what the disk refused is said.
+    when it raises, what it has made is removed, and a refusal of the disk becomes a user's error.
     """
     beside = _hidden(path, "tmp")
     try:
@@ -159,12 +159,12 @@ def _beside(path: pathlib.Path, needed: int = 0) -> Iterator[pathlib.Path]:
             os.fsync(parent)
     except BaseException as error:
         try:  # before the space is free again
-            told = disk.refusal(error, path, needed=needed, written=_size(beside))
+            refused = disk.refusal(error, path, needed=needed, written=_size(beside))
         finally:
             _discard(beside)
-        if told is None:
+        if refused is None:
             raise
-        raise told from error
+        raise refused from error
 
 
 def _add_manifest(folder: pathlib.Path) -> None:
@@ -174,7 +174,7 @@ def _add_manifest(folder: pathlib.Path) -> None:
 
 def _hidden(path: pathlib.Path, ending: str) -> pathlib.Path:
     # TensorFlow Serving takes any child whose whole name is an integer: this name never is.
-    # The number of the process is for people: in two containers both may be 1.
+    # The process id is for people: in two containers both may be 1.
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.randbits(32)}.{ending}")
 
 
@@ -207,7 +207,7 @@ def _open(path: pathlib.Path) -> Iterator[int]:
 def _in_use(folder: pathlib.Path) -> Iterator[int]:
     """Yields a descriptor of a folder, in which `sweep` removes nothing meanwhile."""
     with _open(folder) as descriptor:
-        with contextlib.suppress(OSError):  # Where there are no locks, `sweep` gets none either.
+        with contextlib.suppress(OSError):  # Without locks `sweep` gets none either.
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield descriptor
 

@@ -1,1 +1,1 @@
-"""More than one process: which devices, who is there, and what a signal means."""
+"""More than one process: its devices, its rendezvous, and what a signal means."""

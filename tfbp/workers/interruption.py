@@ -1,14 +1,14 @@
-"""A request to stop, SIGTERM or Ctrl-C, is met at the next point from which a run can go on.
+"""A request to stop, SIGTERM or Ctrl-C, takes effect at the next point a run can resume from.
 
-    with interruption.install():                 # the program: both signals
-        with interruption.deferred() as asked:   # the run: a signal has to wait
-            …                                    # train a while
-            if asked():
-                …                                # save
+    with interruption.install():                          # the program: both signals
+        with interruption.deferred() as stop_requested:   # the run: a signal has to wait
+            …                                             # train a while
+            if stop_requested():
+                …                                         # save
                 raise interruption.Interrupted
 
-Without `install`, in a library or a notebook, `deferred` waits for Ctrl-C alone and leaves SIGTERM
-to the owner of the program.
+Without `install`, in a library or a notebook, `deferred` handles Ctrl-C alone and leaves SIGTERM to
+the owner of the program.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import logging
@@ -28,22 +29,22 @@ SHOW_CURSOR = b"\x1b[?25h\n"  # which a progress bar hides
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped on request; it goes on where it stood when it is started again."""
+    """A run was stopped on request; started again, it goes on where it stopped."""
 
 
 @dataclasses.dataclass
 class _Requests:
-    """Of this process: a signal has one handler, however many runs there are.
+    """The requests of this process: a signal has one handler, however many runs there are.
 
     Attributes:
         installed: whether the program handles both signals.
-        deferring: blocks that a request has to wait for.
-        asked: whether there has been one.
+        deferring: how many blocks a request has to wait for.
+        received: whether there has been a request.
     """
 
     installed: bool = False
     deferring: int = 0
-    asked: bool = False
+    received: bool = False
 
 
 _requests = _Requests()
@@ -53,17 +54,17 @@ _requests = _Requests()
 def install() -> Iterator[None]:
     """Within it SIGTERM and SIGINT raise `Interrupted`, or wait where a block is `deferred`.
 
-    A second SIGINT ends the process at once, with the code 130. Outside the main thread, the one
-    that Python hands signals to, it does nothing; so for a signal that is ignored, or that has a
-    handler of the program's own.
+    A second SIGINT ends the process at once, with the exit code 130. It does nothing outside the
+    main thread, to which Python delivers signals, and leaves alone a signal that is ignored or has
+    a handler of the program's own.
     """
     if not _in_main_thread():
         yield
         return
     signals = [each for each in (signal.SIGTERM, signal.SIGINT) if _is_free(each)]
-    before = {each: signal.signal(each, _meet) for each in signals}
-    # Python calls a handler when TensorFlow has returned. What it writes to this pipe is there as
-    # soon as the signal is: a thread reads it while TensorFlow computes.
+    before = {each: signal.signal(each, _handle) for each in signals}
+    # Python calls a handler only when TensorFlow returns. It writes to this pipe as soon as the
+    # signal arrives, so that a thread can read it while TensorFlow computes.
     read, write = os.pipe()
     os.set_blocking(write, False)
     kept = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -76,7 +77,7 @@ def install() -> Iterator[None]:
         signal.set_wakeup_fd(kept)
         for each, handler in before.items():
             signal.signal(each, handler)
-        _requests.installed = _requests.asked = False
+        _requests.installed = _requests.received = False
         os.close(write)
         watcher.join()
         os.close(read)
@@ -84,35 +85,35 @@ def install() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Within it a request to stop waits: the function that it yields tells whether there is one.
+    """Within it a request to stop waits. Yields a function that returns whether there is one.
 
-    Where the program has not called `install`, a second Ctrl-C is a KeyboardInterrupt at once.
+    If the program has not called `install`, a second Ctrl-C is a KeyboardInterrupt at once.
 
     Raises:
-        Interrupted: at its end, where there has been a request.
+        Interrupted: at the end of the block, if there has been a request.
     """
     if not _in_main_thread():
         yield lambda: False
         return
     alone = not _requests.installed and _is_free(signal.SIGINT)
     _requests.deferring += 1
-    before = signal.signal(signal.SIGINT, _meet_first) if alone else None
+    before = signal.signal(signal.SIGINT, _handle_first) if alone else None
     try:
-        yield _ask
+        yield _stop_requested
     finally:
         if alone:
             signal.signal(signal.SIGINT, before)
         _requests.deferring -= 1
-        asked = _requests.asked
+        received = _requests.received
         if alone:
-            _requests.asked = False
-    if asked:
+            _requests.received = False
+    if received:
         raise Interrupted
 
 
 def requested() -> bool:
-    """Tells whether there has been a request that `install` or `deferred` knows of."""
-    return _requests.asked
+    """Whether there has been a request that `install` or `deferred` has handled."""
+    return _requests.received
 
 
 def _in_main_thread() -> bool:
@@ -120,25 +121,25 @@ def _in_main_thread() -> bool:
 
 
 def _is_free(number: signal.Signals) -> bool:
-    """Returns whether a signal is handled as Python does at its start."""
+    """Whether a signal still has the handler that Python starts with."""
     return signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
 
 
-def _meet(number, frame):
-    _requests.asked = True
+def _handle(number: int, frame: types.FrameType | None) -> None:
+    _requests.received = True
     if not _requests.deferring:
         raise Interrupted
 
 
-def _meet_first(number, frame):
+def _handle_first(number: int, frame: types.FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _requests.asked = True
+    _requests.received = True
 
 
-def _ask() -> bool:
-    if _requests.asked and not _requests.installed:
+def _stop_requested() -> bool:
+    if _requests.received and not _requests.installed:
         logging.info("%s", NOTICE)
-    return _requests.asked
+    return _requests.received
 
 
 def _watch(read: int, signals: Sequence[signal.Signals]) -> None:

@@ -1,10 +1,10 @@
-"""Workers meet before TensorFlow starts its engine on their addresses.
+"""The rendezvous of the workers, before TensorFlow starts its engine on their addresses.
 
-TensorFlow would wait for those that are missing too, but without a word and deaf to signals: with
-Python's lock held, so that no thread can speak for it.
+TensorFlow would wait for missing workers too, but silently and without reacting to signals: it
+holds Python's lock, so that no other thread can report the wait.
 
-The others connect to the chief, on the port that TensorFlow's engine takes a moment later, and say
-who they are in a line of JSON; once all have come, the chief answers each with another.
+The other workers connect to the chief, on the port that TensorFlow's engine takes a moment later,
+and identify themselves by a line of JSON. Once all have joined, the chief answers each of them.
 """
 
 import contextlib
@@ -19,90 +19,98 @@ from absl import logging
 
 from tfbp.errors import UserError, mistake
 
-# After so long a wait there is a word of it, and again each minute.
+# A wait is logged after this time, and again every minute.
 PATIENCE_SECONDS = 5.0
 AGAIN_SECONDS = 60.0
-# A call that blocks longer would keep a signal waiting that the kernel has given to another thread.
+# A signal that the kernel has delivered to another thread waits until a blocking call returns.
 POLL_SECONDS = 0.5
-# For the line of a process that has connected: a stranger's silence must not keep the others.
+# For the line of a process that has connected: a silent stranger must not hold up the others.
 LINE_SECONDS = 1.0
-# A network that is busy may take as long.
-REACH_SECONDS = 5.0
+# To connect, on a busy network.
+CONNECT_SECONDS = 5.0
 LINE_BYTES = 1 << 20
 
 
-def meet(addresses: Sequence[str], own: int) -> None:
-    """Waits until all workers are there.
+def join(
+    addresses: Sequence[str],
+    index: int,
+    *,
+    patience: float = PATIENCE_SECONDS,
+    again: float = AGAIN_SECONDS,
+) -> None:
+    """Waits until all workers have joined.
 
     Args:
         addresses: of all workers, "host:port", the chief first.
-        own: which of them this process is.
+        index: which of them this process is.
+        patience: seconds of waiting before the log names the missing workers.
+        again: seconds before it names them again.
 
     Raises:
-        tfbp.UserError: the port of this one is taken, or the chief expects other workers.
+        tfbp.UserError: the port of this worker is taken, or the chief expects other workers.
     """
     if len(addresses) > 1:
-        with _listening(addresses[own]) as server:  # also to refuse a second one of the same number
-            if own == 0:
-                _receive(server, list(addresses))
+        with _listening(addresses[index]) as server:  # it also refuses a second worker `index`
+            waiting = _Waiting(patience, again)
+            if index == 0:
+                _join_as_chief(server, list(addresses), waiting)
             else:
-                _join(list(addresses), own)
+                _join_as_worker(list(addresses), index, waiting)
 
 
 def named(worker: int, address: str) -> str:
-    """Returns how messages name a worker."""
+    """Returns the name of a worker in messages."""
     return f"Worker {worker} ({address})"
 
 
 def is_up(address: str) -> bool:
-    """Tells whether something listens at an address."""
+    """Whether something listens at an address."""
     try:
-        socket.create_connection(_endpoint(address), timeout=REACH_SECONDS).close()
+        socket.create_connection(_endpoint(address), timeout=CONNECT_SECONDS).close()
     except OSError:
         return False
     return True
 
 
-def _receive(server: socket.socket, addresses: list[str]) -> None:
-    """Waits, as the chief, for all others; answers them when all are there."""
-    came: dict[int, socket.socket] = {}
-    patience = _Patience()
+def _join_as_chief(server: socket.socket, addresses: list[str], waiting: "_Waiting") -> None:
+    """Waits for all other workers, and answers them once all have joined."""
+    joined: dict[int, socket.socket] = {}
 
     def missing() -> list[int]:
-        return [i for i in range(1, len(addresses)) if i not in came or _gone(came[i])]
+        return [i for i in range(1, len(addresses)) if i not in joined or _gone(joined[i])]
 
     with contextlib.ExitStack() as stack:
         while missing():
-            patience.tell(lambda: ", ".join(named(i, addresses[i]) for i in missing()))
+            waiting.log(lambda: ", ".join(named(i, addresses[i]) for i in missing()))
             try:
                 connection = server.accept()[0]
             except TimeoutError:
                 continue
             with contextlib.ExitStack() as passing:
                 passing.enter_context(connection).settimeout(LINE_SECONDS)
-                said = _read(connection)
+                line = _read(connection)
                 connection.setblocking(False)
-                if said.get("addresses") == addresses and said.get("worker") in missing():
-                    came[said["worker"]] = connection
+                if line.get("addresses") == addresses and line.get("worker") in missing():
+                    joined[line["worker"]] = connection
                     stack.push(passing.pop_all())
-                elif said:
+                elif line:
                     rule = "must be the same for all workers, and name each of them once"
-                    _write(connection, {"mistake": str(mistake("TF_CONFIG", rule, said))})
-        for connection in came.values():
-            _write(connection, {"all": "there"})
+                    _write(connection, {"mistake": str(mistake("TF_CONFIG", rule, line))})
+        for connection in joined.values():
+            _write(connection, {"joined": "all"})
 
 
-def _join(addresses: list[str], own: int) -> None:
-    """Waits, as one of the others, until the chief says that all are there."""
-    patience = _Patience()
+def _join_as_worker(addresses: list[str], index: int, waiting: "_Waiting") -> None:
+    """Waits until the chief answers that all have joined."""
+    endpoint, chief_name = _endpoint(addresses[0]), named(0, addresses[0])
     while True:
-        patience.tell(lambda: named(0, addresses[0]))
+        waiting.log(lambda: chief_name)
         try:
-            with socket.create_connection(_endpoint(addresses[0]), timeout=REACH_SECONDS) as chief:
-                _write(chief, {"addresses": addresses, "worker": own})
+            with socket.create_connection(endpoint, timeout=CONNECT_SECONDS) as chief:
+                _write(chief, {"addresses": addresses, "worker": index})
                 chief.settimeout(POLL_SECONDS)
                 while not _readable(chief):
-                    patience.tell(lambda: f"others than {named(0, addresses[0])}, which is there")
+                    waiting.log(lambda: f"workers other than {chief_name}, which has joined")
                 answer = _read(chief)
         except OSError:
             time.sleep(POLL_SECONDS)
@@ -116,15 +124,16 @@ def _join(addresses: list[str], own: int) -> None:
 
 @contextlib.contextmanager
 def _listening(address: str) -> Iterator[socket.socket]:
-    """Yields a server on the port of an address: of all networks, as TensorFlow's own is, but where
-    the address is of this machine alone.
+    """Yields a server on the port of an address: on all networks, as TensorFlow's own is, unless
+    the address is a loopback one.
     """
     host, port = _endpoint(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         server = socket.create_server((host if _is_loopback(host) else "", port), family=family)
     except OSError as error:
-        rule = f"must give this worker a port that it can listen on ({os.strerror(error.errno)})"
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        rule = f"must give this worker a port that it can listen on ({reason})"
         raise mistake("TF_CONFIG", rule, address) from error
     with server:
         server.settimeout(POLL_SECONDS)
@@ -137,14 +146,14 @@ def _endpoint(address: str) -> tuple[str, int]:
 
 
 def _is_loopback(host: str) -> bool:
-    # Not by looking a name up: many machines call themselves 127.0.1.1.
+    # Names are not looked up: many machines resolve their own to 127.0.1.1.
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
 
 
 def _gone(connection: socket.socket) -> bool:
-    """Tells whether the process behind a connection has closed it."""
+    """Whether the other end of a connection has closed it."""
     try:
         return connection.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
@@ -162,27 +171,27 @@ def _readable(connection: socket.socket) -> bool:
 
 
 def _read(connection: socket.socket) -> dict:
-    """Returns what a line says; {} where it says nothing that is understood."""
+    """Reads the JSON object of one line; {} if the line holds anything else."""
     try:
         with connection.makefile("rb") as lines:
-            said = json.loads(lines.readline(LINE_BYTES))
+            value = json.loads(lines.readline(LINE_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _write(connection: socket.socket, line: dict) -> None:
-    with contextlib.suppress(OSError):  # it has left; whoever waits for it will notice
+    with contextlib.suppress(OSError):  # the other end has left, and whoever waits will notice
         connection.sendall(json.dumps(line).encode() + b"\n")
 
 
-class _Patience:
-    """Says at times for whom this process waits."""
+class _Waiting:
+    """Logs from time to time which workers this process waits for."""
 
-    def __init__(self):
-        self._due = time.monotonic() + PATIENCE_SECONDS
+    def __init__(self, patience: float, again: float):
+        self._due, self._again = time.monotonic() + patience, again
 
-    def tell(self, whom: Callable[[], str]) -> None:
+    def log(self, workers: Callable[[], str]) -> None:
         if time.monotonic() >= self._due:
-            self._due = time.monotonic() + AGAIN_SECONDS
-            logging.info("Waiting for %s.", whom())
+            self._due = time.monotonic() + self._again
+            logging.info("Waiting for %s.", workers())

@@ -23,36 +23,41 @@ def resolve(
     """Returns a strategy by name.
 
     Args:
-        strategy: "one" device; "mirrored" over all GPUs, or all logical CPUs where there is none;
+        strategy: "one" device; "mirrored" over all GPUs, or all logical CPUs if there are no GPUs;
             "multiworker" over the processes that the environment names (TF_CONFIG, or else Slurm's
-            variables), each with all of its GPUs or its CPU; "auto": multiworker where TF_CONFIG
-            names several, else mirrored where there are two GPUs or more, else one; None: the
+            variables), each with all of its GPUs or its CPU; "auto": multiworker if TF_CONFIG names
+            several workers, else mirrored if there are two GPUs or more, else one; None: the
             current one; or a strategy, returned as it is.
         alone: whether this process is to be the only one, whatever the name says.
 
     Raises:
-        tfbp.UserError: an unknown name, or a cluster that is none.
+        tfbp.UserError: an unknown name, or a TF_CONFIG that does not describe a cluster.
     """
     if strategy is None:
         return tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.Strategy):
         return strategy
-    if strategy not in NAMES:
-        raise mistake("strategy", "must be one of the known names or a strategy", strategy, NAMES)
-    if strategy == "multiworker" and alone:
-        strategy = "auto"
-    if strategy == "multiworker" or (strategy == "auto" and not alone and _named_workers() > 1):
+    kind = choose(strategy, alone=alone)
+    if kind == "multiworker":
         return _multiworker()
-    several = len(tf.config.list_logical_devices("GPU")) > 1
-    if strategy == "mirrored" or (strategy == "auto" and several):
-        return _mirrored()
-    return tf.distribute.get_strategy()
+    return _mirrored() if kind == "mirrored" else tf.distribute.get_strategy()
+
+
+def choose(name: str, *, alone: bool = False) -> str:
+    """Returns "one", "mirrored" or "multiworker": what a name of `resolve` means here."""
+    if name not in NAMES:
+        raise mistake("strategy", "must be one of the known names or a strategy", name, NAMES)
+    if name in ("one", "mirrored") or (name == "multiworker" and not alone):
+        return name
+    if not alone and _named_workers() > 1:
+        return "multiworker"
+    return "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one"
 
 
 @functools.cache
 def _mirrored() -> tf.distribute.MirroredStrategy:
-    # One for the whole process: a second one would number its collective operations from the start
-    # again, and clash with the first one's.
+    # One for the whole process: a second one would number its collective operations from 0 again,
+    # and clash with the first one.
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
@@ -66,21 +71,21 @@ def _multiworker() -> tf.distribute.MultiWorkerMirroredStrategy:
     else:
         rule = "needs the environment variable TF_CONFIG, or a step of Slurm (`srun`)"
         raise mistake("strategy", rule, "multiworker")
-    _, addresses, own = workers.cluster(resolver)
-    rendezvous.meet(addresses, own)
+    _, addresses, index = workers.cluster(resolver)
+    rendezvous.join(addresses, index)
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        made = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except RuntimeError as error:
         rule = "must be made before TensorFlow does anything else, and the model in its scope"
         raise mistake("strategy", rule, "multiworker") from error
     except tf.errors.OpError as error:
         rule = f"must name addresses at which TensorFlow can start its engine: {error.message}"
         raise mistake("TF_CONFIG", rule, addresses) from error
-    # TensorFlow has put one of its own in its place. Outside the main thread that cannot be undone.
+    # TensorFlow has installed a handler of its own. Outside the main thread that cannot be undone.
     with contextlib.suppress(ValueError, TypeError):
         signal.signal(signal.SIGTERM, handler)
-    return made
+    return strategy
 
 
 def _slurm() -> tf.distribute.cluster_resolver.ClusterResolver:
@@ -88,29 +93,29 @@ def _slurm() -> tf.distribute.cluster_resolver.ClusterResolver:
     try:
         if shutil.which("nvidia-smi"):
             return resolvers.SlurmClusterResolver()
-        # TensorFlow's deals GPUs out to the tasks, and fails where there are none to deal out.
-        without = {"gpus_per_node": sys.maxsize, "gpus_per_task": 1, "auto_set_gpu": False}
-        found = resolvers.SlurmClusterResolver(**without)
-        spec = found.cluster_spec()
+        # TensorFlow's resolver assigns GPUs to the tasks, and fails if there are none to assign.
+        no_gpus = {"gpus_per_node": sys.maxsize, "gpus_per_task": 1, "auto_set_gpu": False}
+        resolver = resolvers.SlurmClusterResolver(**no_gpus)
+        spec = resolver.cluster_spec()
     except (RuntimeError, ValueError) as error:
         rule = f"needs a step of Slurm (`srun`), or the environment variable TF_CONFIG: {error}"
         raise mistake("strategy", rule, "multiworker") from error
-    job, task = found.get_task_info()
+    job, task = resolver.get_task_info()
     return resolvers.SimpleClusterResolver(
         spec, task_type=job, task_id=task, num_accelerators={"GPU": 0}, rpc_layer="grpc"
     )
 
 
 def _named_workers() -> int:
-    """Returns how many workers TF_CONFIG names; 0 where it names no cluster.
+    """Returns how many workers TF_CONFIG names; 0 if it names no cluster.
 
     Raises:
-        tfbp.UserError: it is no JSON of a cluster of workers and a task among them.
+        tfbp.UserError: TF_CONFIG is not JSON that describes a cluster of workers and a task of it.
     """
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
-        found = json.loads(text)
-        cluster = found.get("cluster") or {}
+        config = json.loads(text)
+        cluster = config.get("cluster") or {}
         if not cluster:
             return 0
         jobs = {job: list(cluster[job]) for job in cluster if job in ("chief", "worker")}
@@ -119,7 +124,7 @@ def _named_workers() -> int:
         wrong = [port for port in ports if not port or not 0 < int(port[1]) < 1 << 16]
         if wrong or len(set(addresses)) < len(addresses):
             raise ValueError
-        task = found["task"]
+        task = config["task"]
         if not 0 <= int(task["index"]) < len(jobs[task["type"]]):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError) as error:

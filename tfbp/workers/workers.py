@@ -1,13 +1,13 @@
-"""The processes that train together, one step after the other, and what they tell each other.
+"""The processes that train together, step by step, and how they exchange values.
 
-    its = workers.of(strategy)
-    with its.watched():                          # whoever is lost is named
-        its.check_alike({"config": settings})    # before anything else is done together
-        stop, due = its.any(asked, due)          # what the clock says, agreed upon
-        path = its.on_chief(publish)             # what one of them does for all
+    group = workers.of(strategy)
+    with group.watched():                          # a worker that is lost is named
+        group.check_alike({"config": settings})    # before anything else is done together
+        stop, due = group.any(stop, due)           # what only one worker knows, agreed upon
+        path = group.on_chief(publish)             # what one of them does for all
 
-A process alone is one worker, for which each of these is done at once. Several call the same
-functions in the same order, each from its main thread.
+A single process is a group of one worker, for which each of these returns at once. Several call the
+same functions in the same order, each from its main thread.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -26,42 +26,54 @@ from absl import logging
 from tfbp.errors import CheckFailed, UserError, WorkerLost
 from tfbp.workers import interruption, rendezvous
 
-# TensorFlow's coordination service notices a worker that is gone within 10 s. Those that know stay
-# until the others know too: who left earlier would be taken for the one that was lost.
+# TensorFlow's coordination service notices within 10 s that a worker is gone. Those that know stay
+# until the others know too: one that left earlier would be taken for the lost one.
 LINGER_SECONDS = 12.0
 LOOK_SECONDS = 10.0
 _ABORTED = "Collective ops is aborted"
 _OUT_OF_STEP = "mismatch in the collective"
-# What TensorFlow calls a worker in the messages of its errors.
+# The name of a worker in the messages of TensorFlow's errors.
 _TASK = re.compile(r"/job:(chief|worker)/replica:0/task:(\d+)")
-# How it names one that lives: it has answered, with the reason why it has stopped itself.
+# How they name a worker that lives: it has answered, with the reason why it stopped itself.
 _ANSWERED = re.compile(rf'remote target \S+(?= while calling .*\n.*grpc_message:"{_ABORTED})')
 
-JSON = TypeVar("JSON")
+JSON = TypeVar("JSON")  # a value of JSON
 
 
 @functools.cache
 def of(strategy: tf.distribute.Strategy) -> "Workers":
-    """Returns the workers of a strategy: one but for a `MultiWorkerMirroredStrategy`."""
+    """Returns the workers of a strategy: one, unless it is a `MultiWorkerMirroredStrategy`."""
     return Workers(strategy)
 
 
 class Workers:
     """The processes of a run.
 
+    Args:
+        strategy: the one that the run trains on.
+        linger: seconds that this worker stays once it knows that another is lost.
+        is_up: whether something listens at an address.
+
     Attributes:
         count: how many there are.
-        index: which one this is, from 0. The first is the chief, which alone writes.
-        addresses: of each, "host:port"; none where there is one.
+        index: which one this is, from 0. The first is the chief, the only one that writes.
+        addresses: of each, "host:port"; empty for a single worker.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy):
-        self._strategy = strategy
-        self._names, self.addresses, self.index = [], [], 0
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        *,
+        linger: float = LINGER_SECONDS,
+        is_up: Callable[[str], bool] = rendezvous.is_up,
+    ):
+        self._strategy, self._linger, self._is_up = strategy, linger, is_up
+        self._names: list[str] = []
+        self.addresses: list[str] = []
+        self.index = 0
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             self._names, self.addresses, self.index = cluster(strategy.cluster_resolver)
         self.count = max(1, len(self.addresses))
-        self._total = _total(strategy)
         self._next_look = 0.0
 
     @property
@@ -70,26 +82,27 @@ class Workers:
 
     def any(self, *values: bool) -> list[bool]:
         """Returns for each value whether it is true on any worker."""
-        return [bool(value) for value in self._rows(np.array(values, np.int32)).any(axis=0)]
+        rows = self._rows(np.array(values, np.int32))
+        return [bool(column.any()) for column in rows.T]
 
     def longest(self, seconds: float) -> float:
-        """Returns the largest of what all workers give."""
+        """Returns the largest of all workers' `seconds`."""
         return float(self._rows(np.array([seconds], np.float32).view(np.int32)).view("f4").max())
 
     def gather(self, content: bytes) -> list[bytes]:
-        """Returns what each worker gives, in the order of the workers."""
+        """Returns each worker's `content`, in the order of the workers."""
         sizes = self._rows(np.array([len(content)], np.int32))[:, 0]
         rows = self._rows(_padded(content, int(sizes.max())))
         return [row.tobytes()[:size] for row, size in zip(rows, sizes, strict=True)]
 
     def concatenate(self, part: np.ndarray) -> np.ndarray:
-        """Returns the parts of all workers, [n, …] of any n each, one behind the other."""
+        """Concatenates the parts of all workers, each [n, …] with an n of its own."""
         parts = self.gather(np.ascontiguousarray(part).tobytes())
         whole = [np.frombuffer(each, part.dtype).reshape(-1, *part.shape[1:]) for each in parts]
         return np.concatenate(whole)
 
     def from_chief(self, content: bytes) -> bytes:
-        """Returns what the chief gives; what others give does not matter."""
+        """Returns the chief's `content`; that of the others is ignored."""
         if self.count == 1:
             return content
         content = content if self.is_chief else b""
@@ -97,17 +110,18 @@ class Workers:
         return self._sum(_padded(content, int(size))).tobytes()[:size]
 
     def on_chief(self, function: Callable[[], JSON]) -> JSON:
-        """Returns what a function returns on the chief, where alone it is called.
+        """Calls a function on the chief alone, and returns its value on all workers.
 
         Args:
             function: returns a JSON value.
 
         Raises:
-            tfbp.UserError, tfbp.errors.CheckFailed: what it raises, on all workers.
+            tfbp.UserError, tfbp.errors.CheckFailed: raised by the function, on all workers.
         """
         if self.count == 1:
             return function()
-        answer, raised = {}, None
+        answer: dict[str, Any] = {}
+        raised: Exception | None = None
         if self.is_chief:
             try:
                 answer = {"value": function()}
@@ -116,13 +130,14 @@ class Workers:
             except CheckFailed as error:
                 answer, raised = {"failure": str(error)}, error
         answer = json.loads(self.from_chief(json.dumps(answer).encode()))
-        for name, kind in (("mistake", UserError), ("failure", CheckFailed)):
-            if name in answer:
-                raise raised or kind(answer[name])
+        if "mistake" in answer:
+            raise raised or UserError(answer["mistake"])
+        if "failure" in answer:
+            raise raised or CheckFailed(answer["failure"])
         return answer["value"]
 
     def share(self, variables: Iterable[keras.Variable]) -> None:
-        """Gives the variables of all workers the values that they have on the chief."""
+        """Assigns the chief's values to the variables of all workers."""
         if self.count == 1:
             return
         for variable in variables:
@@ -130,18 +145,19 @@ class Workers:
             content = self.from_chief(np.ascontiguousarray(value).tobytes())
             variable.assign(np.frombuffer(content, value.dtype).reshape(value.shape))
 
-    def check_alike(self, made_of: Mapping[str, object]) -> None:
-        """Refuses workers that are not made of the same.
+    def check_alike(self, identity: Mapping[str, object]) -> None:
+        """Refuses workers that do not do the same run.
 
         Args:
-            made_of: JSON values by their names; those in a mapping count one by one.
+            identity: JSON values by name, which must be equal on all workers; values in a nested
+                mapping are compared one by one.
 
         Raises:
             tfbp.UserError: names the worker, and what differs; on all workers.
         """
-        found = [json.loads(each) for each in self.gather(json.dumps(made_of).encode())]
-        for worker, theirs in enumerate(found):
-            names = _differing(found[0], theirs)
+        identities = [json.loads(each) for each in self.gather(json.dumps(identity).encode())]
+        for worker, theirs in enumerate(identities):
+            names = _differing(identities[0], theirs)
             if names:
                 raise UserError(
                     f"{self._named(worker)} differs from {self._named(0)} in {', '.join(names)}. "
@@ -150,18 +166,18 @@ class Workers:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Within it a worker that does not answer any more is an error that names it.
+        """Within it, a worker that no longer answers is an error that names it.
 
         Raises:
-            tfbp.errors.WorkerLost: once the other workers have had the time to notice it too.
+            tfbp.errors.WorkerLost: once the other workers have had time to notice it too.
             tfbp.UserError: the workers do not do the same things in the same order.
-            tfbp.workers.interruption.Interrupted: in the place of an error behind such a request,
-                which others have met before this one.
+            tfbp.workers.interruption.Interrupted: instead of an error that follows a request to
+                stop, which other workers have handled before this one.
         """
         try:
             yield
         except RuntimeError as error:
-            # pybind11's: TensorFlow's error was on its way when the signal's handler raised.
+            # From pybind11: TensorFlow was raising an error when the signal's handler raised.
             if interruption.requested() and "error_already_set" in str(error):
                 raise interruption.Interrupted from error
             raise
@@ -178,37 +194,37 @@ class Workers:
             raise self._lost(self._named_in(str(error))) from error
 
     def check_alive(self) -> None:
-        """Notices, at most each 10 s, whether a worker is gone while each has work of its own.
+        """Looks, at most every 10 s, whether a worker is gone while each works by itself.
 
         Raises:
-            tfbp.errors.WorkerLost: nothing listens at its address, as `watched` does.
+            tfbp.errors.WorkerLost: nothing listens at a worker's address; as `watched` raises it.
         """
         if self.count == 1 or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
         for worker, address in enumerate(self.addresses):
-            if worker == self.index or rendezvous.is_up(address):
+            if worker == self.index or self._is_up(address):
                 continue
-            if not rendezvous.is_up(address):  # the first time may have been a name server's hiccup
+            if not self._is_up(address):  # the first failure may have been a name server's
                 raise self._lost(worker)
 
     def _lost(self, worker: int) -> WorkerLost:
         lost = f"{self._named(worker)} does not answer any more. The run cannot go on without it."
-        logging.error("%s Waiting %.0f s for the others to notice.", lost, LINGER_SECONDS)
-        time.sleep(LINGER_SECONDS)
+        logging.error("%s Waiting %.0f s for the others to notice.", lost, self._linger)
+        time.sleep(self._linger)
         return WorkerLost(lost)
 
     def _named_in(self, message: str) -> int:
-        found = [f"{job}:{task}" for job, task in _TASK.findall(_ANSWERED.sub("", message))]
-        others = [self._names.index(name) for name in found if name in self._names]
-        # The one who cannot reach the service that notices it has lost the chief, who runs it.
+        tasks = [f"{job}:{task}" for job, task in _TASK.findall(_ANSWERED.sub("", message))]
+        others = [self._names.index(task) for task in tasks if task in self._names]
+        # Without another name, this one cannot reach the coordination service, run by the chief.
         return next((index for index in others if index != self.index), 0)
 
     def _named(self, worker: int) -> str:
         return rendezvous.named(worker, self.addresses[worker])
 
     def _rows(self, own: np.ndarray) -> np.ndarray:
-        """Returns the rows of all workers, int32 [count, n], given that of this one, int32 [n]."""
+        """Returns the rows of all workers, int32 [count, n], of which this one is int32 [n]."""
         if self.count == 1:
             return own[np.newaxis]
         rows = np.zeros((self.count, len(own)), np.int32)
@@ -218,28 +234,32 @@ class Workers:
     def _sum(self, own: np.ndarray) -> np.ndarray:
         return self._total(tf.constant(own)).numpy()
 
+    @functools.cached_property
+    def _total(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        return _total(self._strategy)
+
 
 def cluster(
     resolver: tf.distribute.cluster_resolver.ClusterResolver,
 ) -> tuple[list[str], list[str], int]:
     """Returns the names ("worker:1") and addresses ("host:port") of all workers, the chief first,
-    and which of them this process is; no names where the resolver knows of no workers.
+    and which of them this process is; no names if the resolver knows of no workers.
     """
     spec = resolver.cluster_spec().as_dict()
     jobs = [(job, spec[job]) for job in ("chief", "worker") if job in spec]
     names = [f"{job}:{task}" for job, tasks in jobs for task in range(len(tasks))]
     if not names:
         return [], [], 0
-    own = names.index(f"{resolver.task_type}:{resolver.task_id}")
-    return names, [address for _, tasks in jobs for address in tasks], own
+    index = names.index(f"{resolver.task_type}:{resolver.task_id}")
+    return names, [address for _, tasks in jobs for address in tasks], index
 
 
 def _total(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a graph function from int32 [n] of each worker to their sum."""
+    """Returns a graph function that sums each worker's int32 [n]."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
-    def total(own):
-        def one():
+    def total(own: tf.Tensor) -> tf.Tensor:
+        def one() -> tf.Tensor:
             context = tf.distribute.get_replica_context()
             first = context.replica_id_in_sync_group % local == 0
             return context.all_reduce("SUM", tf.where(first, own, 0))
@@ -251,12 +271,12 @@ def _total(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]
 
 
 def _padded(content: bytes, size: int) -> np.ndarray:
-    """Returns bytes as int32 [n], filled up with zeros to `size` bytes and whole numbers."""
+    """Returns bytes as int32 [n], padded with zeros to at least `size` bytes."""
     return np.frombuffer(content.ljust(-(-size // 4) * 4, b"\0"), np.int32)
 
 
-def _differing(ours: object, theirs: object) -> list[str]:
-    names = []
+def _differing(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    names: list[str] = []
     for name in {**ours, **theirs}:
         one, other = ours.get(name), theirs.get(name)
         if isinstance(one, dict) and isinstance(other, dict):
