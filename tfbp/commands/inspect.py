@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from tfbp.commands import flags, metrics
 from tfbp.errors import mistake
-from tfbp.exporting import inspection
+from tfbp.exporting import inspection, layout
 from tfbp.reporting.table import table
 
 # Labels that are printed; the file holds them all.
@@ -20,7 +20,7 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     _, rest = flags.parse(flags.Settings, arguments, about=__doc__)
     if len(rest) != 1:
         raise mistake("inspect", "must be given one SAVED_MODEL", " ".join(rest))
-    folder = inspection.newest(pathlib.Path(rest[0]))
+    folder = layout.newest(pathlib.Path(rest[0]))
     details = inspection.details(folder)
     parts = [_signatures(inspection.signatures(folder)), table(_facts(folder, details))]
     if "metrics" in details:
@@ -47,8 +47,8 @@ def _facts(folder: pathlib.Path, details: Mapping) -> list[tuple[str, str]]:
         facts.append(("recipe", details["recipe"]))
     if "spec" in details.get("data", {}):
         facts.append(("data", details["data"]["spec"]))
-    if (folder / inspection.LABELS).is_file():
-        names = (folder / inspection.LABELS).read_text(encoding="utf-8").splitlines()
+    if (folder / layout.LABELS).is_file():
+        names = (folder / layout.LABELS).read_text(encoding="utf-8").splitlines()
         more = f", … ({len(names)} in all)" if len(names) > LABELS else ""
         facts.append(("labels", ", ".join(names[:LABELS]) + more))
     if "fingerprints" in details:

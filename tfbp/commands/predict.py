@@ -19,7 +19,7 @@ from tfbp import recipe
 from tfbp.commands import flags
 from tfbp.data import images
 from tfbp.errors import UserError, mistake
-from tfbp.exporting import inspection
+from tfbp.exporting import inspection, layout
 from tfbp.reporting.table import table
 
 BATCH = 32
@@ -45,7 +45,7 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     settings, rest = flags.parse(Settings, arguments, about=__doc__)
     if len(rest) < 2:
         raise mistake("predict", "must be given SAVED_MODEL and at least one INPUT", " ".join(rest))
-    folder, inputs = inspection.newest(pathlib.Path(rest[0])), rest[1:]
+    folder, inputs = layout.newest(pathlib.Path(rest[0])), rest[1:]
     model = _load(folder)
     name = next((name for name in SIGNATURES if name in model.signatures), None)
     if name is None:

@@ -9,27 +9,10 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfbp.errors import mistake
-
-EXTRA = "assets.extra"
-DETAILS = pathlib.Path(EXTRA, "tfbp.json")
-LABELS = pathlib.Path(EXTRA, "labels.txt")
+from tfbp.exporting import layout
 
 # Signature → "inputs" and "outputs" → name → type, such as "float32 [batch, 10]".
 Signatures = dict[str, dict[str, dict[str, str]]]
-
-
-def newest(path: pathlib.Path) -> pathlib.Path:
-    """Returns a SavedModel: `path` itself, or the version of the largest number in that folder.
-
-    Raises:
-        tfbp.UserError: there is none.
-    """
-    if (path / "saved_model.pb").is_file():
-        return path
-    versions = [child for child in path.glob("*/saved_model.pb") if child.parent.name.isdecimal()]
-    if not versions:
-        raise mistake("SAVED_MODEL", "must be a SavedModel, or a folder of its versions", str(path))
-    return max(versions, key=lambda child: int(child.parent.name)).parent
 
 
 def signatures(folder: pathlib.Path) -> Signatures:
@@ -39,7 +22,7 @@ def signatures(folder: pathlib.Path) -> Signatures:
         tfbp.UserError: it is damaged, or holds no graph to serve.
     """
     try:
-        content = (folder / "saved_model.pb").read_bytes()
+        content = (folder / layout.GRAPH).read_bytes()
         graphs = saved_model_pb2.SavedModel.FromString(content).meta_graphs
     except DecodeError:
         graphs = []
@@ -67,7 +50,7 @@ def details(folder: pathlib.Path) -> dict:
     Raises:
         tfbp.UserError: it is damaged.
     """
-    file = folder / DETAILS
+    file = folder / layout.DETAILS
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:

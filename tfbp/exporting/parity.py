@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.errors import CheckFailed
-from tfbp.exporting import warmup
+from tfbp.exporting import layout, warmup
 
 # Signature → input or output → array.
 Tensors = Mapping[str, Mapping[str, np.ndarray]]
@@ -67,11 +67,11 @@ def this_process(folder: str | os.PathLike, requests: Sequence[Tensors]) -> Answ
     Raises:
         Exception: TensorFlow's own, where the SavedModel does not load or take the requests.
     """
-    folder = os.fspath(folder)
-    has_warmup = os.path.exists(os.path.join(folder, warmup.PATH))
+    folder = pathlib.Path(folder)
+    has_warmup = (folder / layout.WARMUP).exists()
     warm_up = list(warmup.read(folder)) if has_warmup else []
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], folder)
+        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
 
         def run(name: str, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             signature = loaded.signature_def[name]

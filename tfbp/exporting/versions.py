@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfbp import storage
 from tfbp.data.examples import Examples
 from tfbp.errors import mistake
-from tfbp.exporting import card, inspection, parity, savedmodel, warmup
+from tfbp.exporting import card, inspection, layout, parity, savedmodel, warmup
 from tfbp.modeling import precision
 from tfbp.tasks.task import Task
 
@@ -21,7 +21,8 @@ BATCHES = (1, 3, 32)
 
 def next_version(folder: str | os.PathLike) -> int:
     """Returns the number after the largest version in a folder: after its largest integer name."""
-    return 1 + max((int(path.name) for path in _versions(folder)), default=0)
+    names = os.listdir(folder) if os.path.isdir(folder) else ()
+    return 1 + max((layout.number(name) or 0 for name in names), default=0)
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -96,31 +97,22 @@ def export(
                 types = _types(beside, requests[0], expected[0])
                 contents = details | {"signatures": types, "parity": proof}
                 assets = task.assets()
-                labels = assets.get(inspection.LABELS.name, "").splitlines()
-                assets[inspection.DETAILS.name] = json.dumps(contents, indent=2, ensure_ascii=False)
-                assets["README.md"] = card.text(
+                labels = assets.get(layout.LABELS.name, "").splitlines()
+                assets[layout.DETAILS.name] = json.dumps(contents, indent=2, ensure_ascii=False)
+                assets[layout.CARD.name] = card.text(
                     f"{folder.name}, version {version.name}", contents, labels
                 )
                 for name, text in assets.items():
-                    (beside / inspection.EXTRA / name).write_text(text, encoding="utf-8")
+                    (beside / layout.EXTRA / name).write_text(text, encoding="utf-8")
             break
         except FileExistsError:
             # Another run has published this version meanwhile: take the next one.
             if not version.exists():
                 raise
     if keep:
-        for old in [path for path in _versions(folder) if path.is_dir()][:-keep]:
+        for old in list(layout.versions(folder).values())[:-keep]:
             storage.remove(old)
     return version, proof
-
-
-def _versions(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns what in a folder is named by an integer, in their order."""
-    folder = pathlib.Path(folder)
-    paths = folder.iterdir() if folder.is_dir() else ()
-    return sorted(
-        (path for path in paths if path.name.isdecimal()), key=lambda path: int(path.name)
-    )
 
 
 def _types(

@@ -14,7 +14,7 @@ import tensorflow as tf
 from google.protobuf import empty_pb2, unknown_fields
 from tensorflow.core.framework import tensor_pb2
 
-PATH = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
+from tfbp.exporting import layout
 
 # Fields of tensorflow_serving/apis: PredictionLog.predict_log, PredictLog.request, those of
 # PredictRequest and ModelSpec, and the key and value of a map. All are length-delimited. The
@@ -35,7 +35,7 @@ def write(
         model: what a server calls the model.
         requests: signature → input → array.
     """
-    path = pathlib.Path(folder) / PATH
+    path = pathlib.Path(folder) / layout.WARMUP
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
         for signature, request in requests.items():
@@ -50,7 +50,8 @@ def write(
 
 def read(folder: str | os.PathLike) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yields the warm-up requests of a SavedModel: a signature, and input → array."""
-    for record in tf.data.TFRecordDataset(str(pathlib.Path(folder) / PATH)).as_numpy_iterator():
+    file = pathlib.Path(folder) / layout.WARMUP
+    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
         ((_, log),) = _fields(record)
         ((_, request),) = _fields(log)
         signature, inputs = "", {}

@@ -6,6 +6,7 @@ import threading
 
 from absl import logging
 
+from tfbp.exporting import layout
 from tfbp.serving.limits import Limits
 from tfbp.serving.status import Code, StatusError
 from tfbp.serving.version import Version
@@ -147,36 +148,10 @@ class Model:
             self._states[number] = (state, error)
 
 
-def _number(name: str) -> int | None:
-    return int(name) if name.isascii() and name.isdecimal() and len(name) < 19 else None
-
-
-def is_folder(entry: os.DirEntry) -> bool:
-    """Returns whether an entry is a folder or links to one. A link to itself is none."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def version_names(folder: pathlib.Path) -> dict[int, str]:
-    """Returns version → name of its folder within a model's; none where that is gone.
-
-    Raises:
-        OSError: the folder of the model cannot be read.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if is_folder(entry)]
-    except FileNotFoundError:
-        return {}
-    return {number: name for name in names if (number := _number(name)) is not None}
-
-
 def _stamps(folder: pathlib.Path) -> dict[int, Stamp]:
     return {
-        number: (name, tuple(sorted(_files(os.path.join(folder, name), ""))))
-        for number, name in version_names(folder).items()
+        number: (path.name, tuple(sorted(_files(str(path), ""))))
+        for number, path in layout.versions(folder).items()
     }
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from absl import logging
 
 from tfbp.errors import mistake
+from tfbp.exporting import layout
 from tfbp.serving.limits import Limits
-from tfbp.serving.model import Model, is_folder
+from tfbp.serving.model import Model
 from tfbp.serving.status import Code, StatusError, invalid
 from tfbp.serving.version import Version
 
@@ -148,7 +149,7 @@ def model_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         return {folder.resolve().name: folder}
     try:
         with os.scandir(folder) as entries:
-            found = [pathlib.Path(entry.path) for entry in entries if is_folder(entry)]
+            found = [pathlib.Path(entry.path) for entry in entries if layout.is_folder(entry)]
     except FileNotFoundError:
         return {}
     return {path.name: path for path in sorted(found) if _is_model(path)}
@@ -156,9 +157,8 @@ def model_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def _is_model(folder: pathlib.Path) -> bool:
     try:
-        with os.scandir(folder) as entries:
-            return any(entry.name.isdecimal() and is_folder(entry) for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
+        return bool(layout.versions(folder))
+    except NotADirectoryError:
         return False
     except OSError:  # It may be one; whoever reads it says why not.
         return True

@@ -14,8 +14,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tfbp import storage
 from tfbp.errors import mistake
+from tfbp.exporting import layout
 from tfbp.serving.limits import Limits
-from tfbp.serving.model import version_names
 from tfbp.serving.models import check_labels, model_folders
 
 MODELS, BATCHING = "models.config", "batching.config"
@@ -112,12 +112,12 @@ def _signatures(model: pathlib.Path) -> dict[int, Mapping[str, SignatureDef]]:
     """Returns version → signatures, of the versions that can be read."""
     versions = {}
     try:
-        names = version_names(model)
+        folders = layout.versions(model)
     except OSError:
         return {}
-    for number, name in names.items():
+    for number, folder in folders.items():
         try:
-            content = (model / name / "saved_model.pb").read_bytes()
+            content = (folder / layout.GRAPH).read_bytes()
             saved = saved_model_pb2.SavedModel.FromString(content)
         except (OSError, DecodeError):
             continue

@@ -7,13 +7,13 @@ import tensorflow as tf
 from absl import logging
 from tensorflow_serving.apis import prediction_log_pb2
 
+from tfbp.exporting import layout
 from tfbp.serving import tensors
 from tfbp.serving.limits import Limits
 from tfbp.serving.signature import Signature, session_config
 from tfbp.serving.status import invalid
 
 DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-WARMUP = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 RECORD_FRAME = 16  # bytes of a TFRecord beside its data: the length and two checksums
 MAX_WARMUP_RECORDS = 1000  # TensorFlow Serving refuses a model with more.
 
@@ -46,7 +46,7 @@ class Version:
             for name, definition in self.definitions.items():
                 if definition.inputs:  # `__saved_model_init_op` has none
                     self.signatures[name] = Signature(name, definition, self._session, limits)
-            self._warm_up(folder / WARMUP)
+            self._warm_up(folder / layout.WARMUP)
         except BaseException:
             self.close()
             raise

@@ -11,7 +11,7 @@ from tfbp.data.examples import Examples
 from tfbp.errors import UserError, mistake
 from tfbp.tasks import inputs, sample_outputs
 from tfbp.tasks.smoothing import SmoothedCrossentropy
-from tfbp.tasks.task import Signature
+from tfbp.tasks.task import LABELS, Signature
 
 BALANCED = "balanced"
 
@@ -184,7 +184,7 @@ class Classification:
 
     def assets(self) -> dict[str, str]:
         """Returns `labels.txt`: the class names, one a line, in label order."""
-        return {"labels.txt": "".join(f"{name}\n" for name in self.classes)}
+        return {LABELS: "".join(f"{name}\n" for name in self.classes)}
 
 
 def _check_weights(
