@@ -169,7 +169,7 @@ def tell_of_losses(callback, epochs):
 
 def test_each_callback_of_keras_is_looked_up():
     classes = {each for each in vars(keras.callbacks).values() if isinstance(each, type)}
-    known = {keras.callbacks.CSVLogger, *callback_state.REMEMBERED, *callback_state.FORGETFUL}
+    known = {keras.callbacks.CSVLogger, *callback_state.CALLBACK_STATE, *callback_state.FORGETFUL}
     # The first restores by itself, the second needs another optimizer, the third is a list.
     unknown = {"BackupAndRestore", "SwapEMAWeights", "CallbackList"}
     assert {each.__name__ for each in classes - known} == unknown

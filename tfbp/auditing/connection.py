@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding
+from tfbp.modeling import keras_graph
 
 
 def findings(
@@ -20,8 +21,7 @@ def findings(
     """
     looked_at = list(backbones)
     if not hasattr(model, "outputs"):
-        nested = model._flatten_layers(include_self=False)
-        looked_at += [each for each in nested if isinstance(each, keras.Model) and each.weights]
+        looked_at += [each for each in keras_graph.nested_models(model) if each.weights]
     looked_at = list({id(each): each for each in looked_at}.values())
     reaching = _reaching(model, splits) if looked_at else set()
     for backbone in looked_at:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding, listed
+from tfbp.modeling import keras_graph
 from tfbp.tasks import sample_outputs
 from tfbp.tasks.task import Task
 
@@ -157,8 +158,7 @@ def _last_activation(model: keras.Model) -> str:
     operation = model
     while isinstance(operation, keras.Model):
         outputs = getattr(operation, "outputs", None) or [None]
-        history = getattr(outputs[0], "_keras_history", None)
-        operation = history and history.operation
+        operation = keras_graph.producer(outputs[0])
     function = getattr(operation, "activation", None)
     return getattr(function, "__name__", type(operation).__name__.lower())
 

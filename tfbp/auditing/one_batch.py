@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.data.splits import Splits
+from tfbp.modeling import keras_graph
 from tfbp.modeling.freezing import Frozen
 from tfbp.tasks import sample_outputs
 from tfbp.tasks.task import Task
@@ -41,7 +42,7 @@ class Trial:
 @contextlib.contextmanager
 def untouched(model: keras.Model) -> Iterator[None]:
     """Leaves the values of all variables, random seeds too, and what is trainable as they were."""
-    layers = [(layer, layer.trainable) for layer in model._flatten_layers()]
+    layers = [(layer, layer.trainable) for layer in keras_graph.all_layers(model)]
     variables = [(each, each.trainable, _value(each)) for each in model.variables]
     try:
         yield
@@ -85,7 +86,7 @@ def _step(model, task, x, y):
     strategy = model.distribute_strategy
     variables = model.trainable_variables
     loss_of = task.loss()
-    half = any(layer.compute_dtype == "float16" for layer in model._flatten_layers())
+    half = any(layer.compute_dtype == "float16" for layer in keras_graph.all_layers(model))
     scale = _FLOAT16_SCALE if half else 1.0
 
     def one(x, y):

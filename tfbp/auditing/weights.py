@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.finding import Finding, listed
-from tfbp.modeling import paths
+from tfbp.modeling import keras_graph, paths
 from tfbp.training.phase import Phase
 
 # Values that are not proportional to as many others by chance.
@@ -76,8 +76,8 @@ def _groups(
     """Yields the layers of each model that has weights of one source, and whether it was given."""
     for backbone in backbones:
         yield [layer for _, layer in paths.layers(backbone)], True
-    for nested in model._flatten_layers(include_self=False):
-        if isinstance(nested, keras.Model) and not any(nested is given for given in backbones):
+    for nested in keras_graph.nested_models(model):
+        if not any(nested is given for given in backbones):
             own = [layer for layer in nested.layers if not isinstance(layer, keras.Model)]
             yield own, False
 
@@ -85,7 +85,7 @@ def _groups(
 def _starts(layer: keras.layers.Layer) -> list[tuple[keras.Variable, bool]]:
     """Returns each matrix that a layer drew at random, and whether it still holds that draw."""
     found = []
-    for part in layer._flatten_layers():
+    for part in keras_graph.all_layers(layer):
         owned = vars(part).values()
         draws = [value for value in owned if isinstance(getattr(value, "seed", None), int)]
         draws = [value for value in draws if isinstance(value, keras.initializers.Initializer)]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 
 import keras
 
+from tfbp.modeling import keras_graph
+
 
 class Edge:
     """What one call makes and others read: a tensor, or None for an optional input left out."""
@@ -90,20 +92,23 @@ def flatten(model: keras.Model) -> Flat | None:
 def _open(graph, given, mask, calls: list[Call]) -> list[Edge]:
     """Adds a graph's calls on the inputs `given` and their mask, and returns its outputs."""
     edges = {id(tensor): Edge() for tensor in graph.inputs}
+
+    def read(value: object) -> object:
+        return edges[id(value)] if isinstance(value, keras.KerasTensor) else value
+
     calls.append(Call(_taking_in(graph), ((given, mask), {}), tuple(edges.values())))
-    # Keras has no public way to a graph's calls. Greatest depth first, as it runs them.
-    for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
-        for node in nodes:
-            if node.is_input or any(id(tensor) not in edges for tensor in node.input_tensors):
-                continue
-            args, kwargs = node.arguments.fill_in(edges)
-            inner = _graph(node.operation)
-            if inner is not None and len(args) == 1 and kwargs.keys() <= {"training", "mask"}:
-                outputs = _open(inner, args[0], kwargs.get("mask"), calls)
-            else:
-                outputs = [Edge() for _ in node.outputs]
-                calls.append(Call(node.operation, (args, kwargs), tuple(outputs)))
-            edges.update(zip(map(id, node.outputs), outputs, strict=True))
+    for call in keras_graph.graph_calls(graph):
+        inputs = call.inputs
+        if not inputs or any(id(tensor) not in edges for tensor in inputs):
+            continue
+        args, kwargs = _mapped(read, (call.args, call.kwargs))
+        inner = _graph(call.operation)
+        if inner is not None and len(args) == 1 and kwargs.keys() <= {"training", "mask"}:
+            outputs = _open(inner, args[0], kwargs.get("mask"), calls)
+        else:
+            outputs = [Edge() for _ in call.outputs]
+            calls.append(Call(call.operation, (args, kwargs), tuple(outputs)))
+        edges.update(zip(map(id, call.outputs), outputs, strict=True))
     return [edges[id(tensor)] for tensor in graph.outputs]
 
 
@@ -111,9 +116,7 @@ def _graph(operation: keras.Operation) -> keras.Function | None:
     """Returns the graph that a call of a model runs; None if there is none, or more than it."""
     if not (isinstance(operation, keras.Model) and operation.call.__module__.startswith("keras.")):
         return None
-    if isinstance(operation, keras.Sequential):
-        return operation._functional
-    return operation if isinstance(operation, keras.Function) else None
+    return keras_graph.graph_of(operation)
 
 
 def _taking_in(graph: keras.Function) -> Callable:
@@ -121,19 +124,14 @@ def _taking_in(graph: keras.Function) -> Callable:
 
     def take_in(inputs, mask):
         given = keras.tree.flatten(inputs)
-        taken = graph._standardize_inputs(inputs)
-        masks = map(mask_of, given) if mask is None else keras.tree.flatten(mask)
+        taken = keras_graph.standardized(graph, inputs)
+        masks = map(keras_graph.mask_of, given) if mask is None else keras.tree.flatten(mask)
         for tensor, hung in zip(taken, masks, strict=True):
             if hung is not None:
-                tensor._keras_mask = hung
+                keras_graph.set_mask(tensor, hung)
         return taken
 
     return take_in
-
-
-def mask_of(tensor: object) -> object | None:
-    """Returns the mask that Keras has hung on a tensor."""
-    return getattr(tensor, "_keras_mask", None)
 
 
 def _mapped(function: Callable, structure):

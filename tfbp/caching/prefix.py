@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp import fingerprint
-from tfbp.caching.calls import Call, Edge, Flat, flatten, mask_of
+from tfbp.caching.calls import Call, Edge, Flat, flatten
 from tfbp.caching.tracing import Trace, trace
-from tfbp.modeling import paths, precision
+from tfbp.modeling import keras_graph, paths, precision
 from tfbp.modeling.freezing import Frozen
 
 # Layers whose kernels go over their inputs: steps, or the image before it is made larger.
@@ -157,7 +157,7 @@ def find(model: keras.Model, frozen: Frozen) -> Prefix | None:
         values = dict(zip(cut, keras.tree.flatten(given), strict=True))
         return flat.packed(_run(after, values, training, flat.outputs))
 
-    inside = [layer for layer in model._flatten_layers() if layer in layers]
+    inside = [layer for layer in keras_graph.all_layers(model) if layer in layers]
     features = _Part(model, "features", first, inside)
     if not _each_alone(features, flat, precision.tolerance(model, _ROUNDING)):
         return None
@@ -228,7 +228,7 @@ def _fit(tensor: object) -> bool:
     """Tells whether a tensor has a row of known size for each example, and nothing else to it."""
     return (
         isinstance(tensor, tf.Tensor)
-        and mask_of(tensor) is None
+        and keras_graph.mask_of(tensor) is None
         and tensor.shape.rank not in (None, 0)
         and tensor.shape[0] is None
         and tensor.shape[1:].is_fully_defined()
@@ -247,7 +247,7 @@ def _run(
 def _layers(calls: Iterable[Call]) -> set[keras.layers.Layer]:
     """Returns the layers that are called, and those inside them."""
     called = [call.operation for call in calls if isinstance(call.operation, keras.layers.Layer)]
-    return {part for layer in called for part in layer._flatten_layers()}
+    return {part for layer in called for part in keras_graph.all_layers(layer)}
 
 
 def _names(model: keras.Model, calls: Iterable[Call], edges: Iterable[Edge]) -> tuple[str, ...]:

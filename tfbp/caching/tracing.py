@@ -12,7 +12,8 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry  # tells which operations keep state
 
 from tfbp import fingerprint
-from tfbp.caching.calls import Call, Edge, Flat, mask_of
+from tfbp.caching.calls import Call, Edge, Flat
+from tfbp.modeling import keras_graph
 
 # Operations that TensorFlow counts as keeping state though they only look at it.
 _LOOKING = {"Placeholder", "ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
@@ -109,7 +110,7 @@ def _traced(graph, call: Call, tensors, training: bool) -> tuple[list[tf.Operati
 
 
 def _takes_training(operation: Callable) -> bool:
-    layers = operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else []
+    layers = keras_graph.all_layers(operation) if isinstance(operation, keras.layers.Layer) else []
     return any("training" in layer.call_signature_parameters for layer in layers)
 
 
@@ -129,7 +130,7 @@ def _symbolic(values: Iterable[object]) -> list[tf.Tensor]:
     flat = keras.tree.flatten(list(values))
     return [
         each
-        for each in (*flat, *map(mask_of, flat))
+        for each in (*flat, *map(keras_graph.mask_of, flat))
         if isinstance(each, tf.Tensor) and tf.is_symbolic_tensor(each)
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import keras
 import tensorflow as tf
 
-from tfbp.modeling import adapters
+from tfbp.modeling import adapters, keras_graph
 from tfbp.tasks.task import Signature
 
 
@@ -39,8 +39,7 @@ def write(
 @contextlib.contextmanager
 def portable(model: keras.Model) -> Iterator[None]:
     """Within it, recurrent layers are traced for any device, not for a GPU's cuDNN kernels."""
-    # Keras has no public walk that enters wrappers such as Bidirectional.
-    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "use_cudnn")]
+    layers = [layer for layer in keras_graph.all_layers(model) if hasattr(layer, "use_cudnn")]
     before = [layer.use_cudnn for layer in layers]
     for layer in layers:
         layer.use_cudnn = False

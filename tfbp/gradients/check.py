@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfbp.errors import UserError, mistake
 from tfbp.gradients import recorder as gradient_recorder
-from tfbp.modeling import paths
+from tfbp.modeling import keras_graph, paths
 
 _EPSILON = float(np.finfo(np.float64).eps)
 # Where the truncation of a central difference, of order h², is as large as its rounding, of order
@@ -70,7 +70,7 @@ def check_gradients(
         x, y, weight = _tensors(*batch)
         with gradient_recorder.untouched(model):
             model.compute_loss(x, y, model(x, training=True), weight)  # which makes its losses
-    with gradient_recorder.untouched(model), _in_float64(model):
+    with gradient_recorder.untouched(model), keras_graph.in_float64(model):
         x, y, weight = (_to_float64(part) for part in (x, y, weight))
         with _refusing("`model` must compute in the dtype of its variables, for float64."):
             found = _gradients(model, x, y, weight)  # from the random seeds as they stand,
@@ -106,27 +106,6 @@ def _tensors(x, y, weight=None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 def _to_float64(tensor: tf.Tensor) -> tf.Tensor:
     return tf.cast(tensor, tf.float64) if tensor.dtype.is_floating else tensor
-
-
-@contextlib.contextmanager
-def _in_float64(model: keras.Model) -> Iterator[None]:
-    """Within it a model has copies of its variables, and computes, in float64."""
-    changes = [(layer, "dtype_policy", "float64") for layer in model._flatten_layers()]
-    for variable in model.variables:
-        if variable.value.dtype.is_floating:
-            copy = tf.Variable(tf.cast(variable.value, tf.float64))
-            changes += [(variable, "_value", copy), (variable, "_dtype", "float64")]
-    losses = model._compile_loss
-    for each in [losses, *(entry.loss for entry in losses._flat_losses)] if losses else ():
-        changes.append((each, "_dtype", "float64"))
-    before = [getattr(owner, name) for owner, name, _ in changes]
-    try:
-        for owner, name, value in changes:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for (owner, name, _), value in zip(changes, before, strict=True):
-            setattr(owner, name, value)
 
 
 def _loss(model, x, y, weight) -> Callable[[], float]:

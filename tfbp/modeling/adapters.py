@@ -5,12 +5,13 @@ phase = tfbp.Phase("adapt", trainable="vgg16/.*|head", epochs=5, learning_rate=1
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 
 import keras
 
 from tfbp.errors import mistake
-from tfbp.modeling import paths
+from tfbp.modeling import keras_graph, paths
 
 ADAPTABLE = (
     keras.layers.Conv1D,
@@ -47,9 +48,10 @@ def add_lora(model: keras.Model, layers: str, rank: int, *, biases: bool = False
     if not (isinstance(rank, int) and rank >= 1):
         raise mistake("rank", "must be a whole number of at least 1", rank)
     matched = paths.select(model, layers, "layers")
-    parts = {path: _adaptable(layer) for path, layer in matched.items()}
-    if twice := [path for path in parts if any(map(adapted, matched[path]._flatten_layers()))]:
+    inside = {path: keras_graph.all_layers(layer) for path, layer in matched.items()}
+    if twice := [path for path, found in inside.items() if any(map(adapted, found))]:
         raise mistake("layers", "must not match layers that have adapters already", twice)
+    parts = {path: list(filter(_adaptable, found)) for path, found in inside.items()}
     if unfit := [path for path, layer in matched.items() if not _covers(parts[path], layer)]:
         raise mistake(
             "layers",
@@ -57,7 +59,7 @@ def add_lora(model: keras.Model, layers: str, rank: int, *, biases: bool = False
             "Conv1D to Conv3D and Embedding, not quantized and without a constraint)",
             unfit,
         )
-    for layer in [layer for found in parts.values() for layer in found]:
+    for layer in itertools.chain(*parts.values()):
         layer.enable_lora(rank)
         layer.lora_biases = biases
     return model
@@ -83,48 +85,34 @@ def merged(model: keras.Model) -> Iterator[None]:
     it was.
     """
     with contextlib.ExitStack() as stack:
-        # Keras has no public walk that enters layers that consist of others.
-        for layer in filter(adapted, model._flatten_layers()):
+        for layer in filter(adapted, keras_graph.all_layers(model)):
             stack.enter_context(_merged(layer))
         yield
 
 
 @contextlib.contextmanager
-def _merged(layer):
-    kernel = getattr(layer, _kernel(layer))
+def _merged(layer: keras.layers.Layer) -> Iterator[None]:
+    kernel = getattr(layer, keras_graph.kernel_name(layer))
     a, b = adapters = [getattr(layer, name) for name in _names(layer)]
     before = keras.ops.copy(kernel.value)
-    trainable = [variable.trainable for variable in adapters]
     rank, alpha = layer.lora_rank, layer.lora_alpha
-    # Not `layer.kernel`: it is rounded to the dtype that the layer computes in.
     kernel.assign(keras.ops.cast(before, a.dtype) + alpha / rank * keras.ops.matmul(a, b))
     # Without them a saved configuration has no adapters, which would be zero when loaded.
     layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
-    for variable in adapters:
-        # Not `del`: it collects garbage each time, which takes a third of a second.
-        layer._untrack_variable(variable)
     try:
-        yield
+        with keras_graph.without_variables(layer, adapters):
+            yield
     finally:
         kernel.assign(before)
         layer.lora_enabled, layer.lora_rank, layer.lora_alpha = True, rank, alpha
-        layer._tracker.unlock()
-        for variable, value in zip(adapters, trainable, strict=True):
-            # Keras would count a frozen one among the statistics, which it never trains again.
-            variable.trainable = True
-            layer._track_variable(variable)
-            variable.trainable = value
-        layer._tracker.lock()
 
 
-def _adaptable(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    return [
-        part
-        for part in layer._flatten_layers()
-        if isinstance(part, ADAPTABLE)
-        and part.quantization_mode is None
-        and not getattr(part, _kernel(part).removeprefix("_") + "_constraint")
-    ]
+def _adaptable(layer: keras.layers.Layer) -> bool:
+    return (
+        isinstance(layer, ADAPTABLE)
+        and layer.quantization_mode is None
+        and not getattr(layer, f"{_kernel(layer)}_constraint")
+    )
 
 
 def _covers(parts: list[keras.layers.Layer], layer: keras.layers.Layer) -> bool:
@@ -133,8 +121,8 @@ def _covers(parts: list[keras.layers.Layer], layer: keras.layers.Layer) -> bool:
 
 
 def _kernel(layer: keras.layers.Layer) -> str:
-    return "_embeddings" if isinstance(layer, keras.layers.Embedding) else "_kernel"
+    return keras_graph.kernel_name(layer).removeprefix("_")
 
 
 def _names(layer: keras.layers.Layer) -> tuple[str, str]:
-    return f"lora{_kernel(layer)}_a", f"lora{_kernel(layer)}_b"
+    return f"lora_{_kernel(layer)}_a", f"lora_{_kernel(layer)}_b"

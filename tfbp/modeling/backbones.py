@@ -5,11 +5,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import keras
-from keras.src.saving.serialization_lib import SafeModeScope
 
 from tfbp import storage
 from tfbp.errors import UserError, mistake
-from tfbp.modeling import weight_files
+from tfbp.modeling import keras_graph, weight_files
 
 IMAGENET = "imagenet"
 STARTS = ("none", "random")
@@ -130,9 +129,7 @@ def _model_of_run(directory: pathlib.Path, source: str) -> pathlib.Path:
 def _nested(file: pathlib.Path, name: str, source: str) -> keras.Model:
     """Returns the model of that name inside the model of a run."""
     try:
-        # Also in a program that has switched Keras's safe mode off for files of its own.
-        with SafeModeScope(True):
-            model = keras.models.load_model(file, compile=False, safe_mode=True)
+        model = keras_graph.load_safely(file)
     except Exception as error:  # what a class that is not known here or a Lambda layer raises
         rule = (
             f"must be a run whose model is of Keras's own classes, without Lambda layers, and "

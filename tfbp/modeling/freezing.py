@@ -6,7 +6,7 @@ import math
 import keras
 
 from tfbp.errors import mistake
-from tfbp.modeling import adapters, paths
+from tfbp.modeling import adapters, keras_graph, paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Fr
     model.trainable = True
     divided = Frozen({}, {}, {}, {})
     for path, layer in paths.with_weights(model).items():
-        for part in layer._flatten_layers():
+        for part in keras_graph.all_layers(layer):
             # Keras passes over an assignment that changes nothing, and the variables with it, which
             # an earlier phase may have told apart from their layer.
             part.trainable = path not in matched
@@ -88,7 +88,7 @@ def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Fr
 def _fix(layer: keras.layers.Layer, batch_norm: str) -> list[keras.Variable]:
     """Freezes what may not change in a matching layer, and returns it."""
     fixed = []
-    for part in layer._flatten_layers():
+    for part in keras_graph.all_layers(layer):
         if isinstance(part, keras.layers.BatchNormalization) and batch_norm != "train":
             part.trainable = False  # inference mode
             learning = [part.gamma, part.beta] if batch_norm == "affine" else []

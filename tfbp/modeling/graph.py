@@ -12,6 +12,7 @@ import keras
 
 from tfbp import fingerprint as fingerprints
 from tfbp.errors import mistake
+from tfbp.modeling import keras_graph
 
 # What a configuration holds besides settings: names are compared apart, phases say what trains,
 # shapes and connections are taken from the model itself.
@@ -72,7 +73,7 @@ def _inside(operation: keras.Operation, seen: set[int], prefix: str = "") -> Ite
 
 
 def _check_settings(operation: keras.Operation, path: str) -> None:
-    graph = _graph(operation)
+    graph = keras_graph.graph_of(operation)
     for part in graph.operations if graph else ():  # first, so that the innermost one is named
         _check_settings(part, f"{path}/{part.name}".removeprefix("/"))
     path = path or operation.name
@@ -123,24 +124,17 @@ def _described(operation: keras.Operation, seen: dict[int, int]) -> dict:
 
 def _parts(operation: keras.Operation) -> list[keras.Operation]:
     """Returns the operations of a model's graph in its order, then other layers inside."""
-    graph = _graph(operation)
+    graph = keras_graph.graph_of(operation)
     parts = list(graph.operations) if graph else []
     if isinstance(operation, keras.layers.Layer):
-        parts += operation._flatten_layers(include_self=False, recursive=False)
+        parts += keras_graph.sublayers(operation)
     # A sequential model keeps its graph among its layers.
     return list({id(part): part for part in parts if part is not graph}.values())
 
 
-def _graph(operation: keras.Operation) -> keras.Function | None:
-    """Returns the graph of a functional or sequential model."""
-    if isinstance(operation, keras.Sequential):
-        return operation._functional
-    return operation if isinstance(operation, keras.Function) else None
-
-
 def _connections(operation: keras.Operation) -> dict | None:
     """Returns a graph's inputs, calls and outputs, its tensors numbered in the order of calls."""
-    graph = _graph(operation)
+    graph = keras_graph.graph_of(operation)
     if graph is None:
         return None
     place = {id(part): number for number, part in enumerate(graph.operations)}
@@ -150,14 +144,12 @@ def _connections(operation: keras.Operation) -> dict | None:
     def numbered(value: object) -> object:
         return {"tensor": number[id(value)]} if isinstance(value, keras.KerasTensor) else value
 
-    # Keras has no public way to a graph's calls. Greatest depth first, as it runs them.
-    for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
-        for node in nodes:
-            given = node.arguments.args, node.arguments.kwargs
-            calls.append([place[id(node.operation)], _written(_mapped, numbered, given)])
-            for tensor in node.outputs:
-                number[id(tensor)] = len(number)
-    ends = {"inputs": graph._inputs_struct, "outputs": graph._outputs_struct}
+    for call in keras_graph.graph_calls(graph):
+        given = _written(_mapped, numbered, (call.args, call.kwargs))
+        calls.append([place[id(call.operation)], given])
+        for tensor in call.outputs:
+            number[id(tensor)] = len(number)
+    ends = keras_graph.graph_ends(graph)
     return {"calls": calls} | {name: _mapped(numbered, end) for name, end in ends.items()}
 
 

@@ -2,6 +2,8 @@
 
 import keras
 
+from tfbp.modeling import keras_graph
+
 # The distance from 1 to the next number.
 EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 # So many of these distances. Measured between a model and its export in a fresh process, which
@@ -20,5 +22,5 @@ def tolerance(model: keras.Model, full: float) -> float:
         `full`, or where a layer computes in half precision 8 times the distance from 1 to the next
         number there, whichever is more.
     """
-    formats = {layer.compute_dtype for layer in model._flatten_layers()}
+    formats = {layer.compute_dtype for layer in keras_graph.all_layers(model)}
     return max([full, *(ROUNDINGS * EPSILON[name] for name in formats & EPSILON.keys())])

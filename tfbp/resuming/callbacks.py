@@ -21,17 +21,8 @@ from absl import logging
 
 from tfbp import storage
 from tfbp.errors import UserError, mistake
+from tfbp.modeling.keras_graph import CALLBACK_STATE
 
-# Attributes of Keras's callbacks that change while training.
-_SAVING = ("best", "_batches_seen_since_last_saving", "_last_batch_seen")
-REMEMBERED: dict[type, tuple[str, ...]] = {
-    keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
-    keras.callbacks.History: ("history", "epoch"),
-    keras.callbacks.ModelCheckpoint: _SAVING,
-    keras.callbacks.OrbaxCheckpoint: (*_SAVING, "_total_batches_seen"),
-    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
-    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
-}
 # Those that remember nothing, or nothing but what the optimizer's variables hold.
 FORGETFUL = (
     keras.callbacks.Callback,
@@ -45,7 +36,7 @@ FORGETFUL = (
 
 def warn_of_unknown(callbacks: Iterable[keras.callbacks.Callback]) -> None:
     """Warns of callbacks that may remember what nobody can know."""
-    known = {keras.callbacks.CSVLogger, *REMEMBERED, *FORGETFUL}
+    known = {keras.callbacks.CSVLogger, *CALLBACK_STATE, *FORGETFUL}
     names = [
         type(callback).__name__
         for callback in callbacks
@@ -105,7 +96,7 @@ def _with_state(
     """Yields each callback that remembers something after a name of its own."""
     counts = collections.Counter()
     for callback in callbacks:
-        if _speaks(callback) or isinstance(callback, (keras.callbacks.CSVLogger, *REMEMBERED)):
+        if _speaks(callback) or isinstance(callback, (keras.callbacks.CSVLogger, *CALLBACK_STATE)):
             kind = type(callback).__name__
             counts[kind] += 1
             yield f"{kind} {counts[kind]}", callback
@@ -120,7 +111,7 @@ def _get(callback: keras.callbacks.Callback, fixed: set[int]) -> object:
         return callback.get_state()
     if isinstance(callback, keras.callbacks.CSVLogger):
         return _rows(callback)
-    (names,) = (names for kind, names in REMEMBERED.items() if isinstance(callback, kind))
+    (names,) = (names for kind, names in CALLBACK_STATE.items() if isinstance(callback, kind))
     state = {name: getattr(callback, name) for name in names if hasattr(callback, name)}
     if isinstance(callback, keras.callbacks.EarlyStopping) and callback.best_weights is not None:
         pairs = enumerate(zip(callback.model.weights, callback.best_weights, strict=True))

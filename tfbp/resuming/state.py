@@ -14,9 +14,9 @@ from collections.abc import Container, Mapping, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.random.seed_generator import global_seed_generator
 
 from tfbp.errors import UserError
+from tfbp.modeling import keras_graph
 from tfbp.workers import workers
 
 
@@ -76,7 +76,7 @@ def variables(model: keras.Model, step: int) -> list[keras.Variable]:
     Keras's own random seed; inside a phase its optimizer's and its metrics' too.
     """
     # Keras draws from a generator of the whole process where a layer names none of its own.
-    every = [*model.variables, global_seed_generator().state]
+    every = [*model.variables, keras_graph.global_seed()]
     if step:
         every += [*model.optimizer.variables, *model.metrics_variables]
     return list({id(variable): variable for variable in every}.values())

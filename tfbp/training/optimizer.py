@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.errors import mistake
+from tfbp.modeling import keras_graph
 from tfbp.modeling.freezing import Frozen
 from tfbp.training import schedules
 from tfbp.training.phase import CLIPPING, OPTIMIZERS, Phase
@@ -84,24 +85,16 @@ def _peak(phase: Phase) -> float:
     return float(max(phase.learning_rate.values()) if several else phase.learning_rate)
 
 
-class _Rates:
+class _Rates(keras_graph.GradientsAreSums):
     """Before a Keras optimizer: a rate for each variable, by which its weight decay goes too.
 
     Attributes:
         factors: of the optimizer's rate, one for each variable that it was built with.
         decay: of the weights, per update, times their rate.
-        knows_sums: whether Keras has been told that its gradients are sums over the replicas.
     """
 
-    knows_sums = False
-
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        # Keras's own sum, which would send all of them a second time: `Update` has made it.
-        self.knows_sums = True
-        return grads_and_vars
-
     def update_step(self, gradient, variable, learning_rate):
-        factor = self.factors[self._get_variable_index(variable)]
+        factor = self.factors[keras_graph.variable_index(self, variable)]
         rate = tf.cast(learning_rate, variable.dtype) * factor
         if self.decay:
             variable.assign_sub(variable * self.decay * rate)
@@ -187,7 +180,7 @@ class Update(keras.optimizers.Optimizer):
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.SUM,
             )
-            for variable in self._trainable_variables
+            for variable in self._trained
         ]
 
     def skip_not_finite(self) -> None:
@@ -208,18 +201,22 @@ class Update(keras.optimizers.Optimizer):
         """
         if not self.built:
             self.build(list(trainable_variables))
-        variables = trainable_variables or self._trainable_variables
+        variables = trainable_variables or self._trained
         pairs = zip(grads, variables, strict=True)
         pairs = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
         if self.deferred:
             for gradient, variable in pairs:
-                index = self._get_variable_index(variable)
+                index = keras_graph.variable_index(self, variable)
                 self._sums[index].assign_add(self._weigh(gradient))
                 self._summed.add(index)
         elif self._weighs:
             self._apply([(self._weigh(gradient), variable) for gradient, variable in pairs])
         else:
             self._apply(pairs)
+
+    @property
+    def _trained(self) -> list[keras.Variable]:
+        return keras_graph.trained_variables(self)
 
     @property
     def _weighs(self) -> bool:
@@ -278,14 +275,12 @@ class Update(keras.optimizers.Optimizer):
             momentum = tf.cast(momentum, variable.dtype)
             average.assign(momentum * average + (1 - momentum) * variable)
 
-        for average, variable in zip(self._averages, self._trainable_variables, strict=True):
+        for average, variable in zip(self._averages, self._trained, strict=True):
             arguments = variable.value, momentum
             strategy.extended.update(average.value, move, arguments, group=False)
 
     def _apply_sums(self):
-        self._apply(
-            [(self._sums[i].read_value(), self._trainable_variables[i]) for i in self._summed]
-        )
+        self._apply([(self._sums[i].read_value(), self._trained[i]) for i in self._summed])
 
     def _clear(self):
         for total in self._sums:
@@ -332,7 +327,7 @@ class Update(keras.optimizers.Optimizer):
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Within it, the model's weights are the averages of a phase with `ema`, if it has any."""
-        variables = self._trainable_variables if self._averages else []
+        variables = self._trained if self._averages else []
         kept = [variable.numpy() for variable in variables]
         self.settle()
         try:
@@ -343,7 +338,7 @@ class Update(keras.optimizers.Optimizer):
     def settle(self) -> None:
         """Leaves the averages of a phase with `ema` in the model, if there have been updates."""
         if self._averages and self.iterations.numpy():
-            _assign(self._trainable_variables, [average.numpy() for average in self._averages])
+            _assign(self._trained, [average.numpy() for average in self._averages])
 
     @property
     def scales_loss(self) -> bool:
