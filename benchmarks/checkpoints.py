@@ -25,7 +25,7 @@ from tfbp.data.examples import Examples
 from tfbp.modeling import freezing, heads
 from tfbp.reporting.table import table
 from tfbp.resuming.checkpoints import Checkpoints
-from tfbp.resuming.state import Place
+from tfbp.resuming.state import Position
 from tfbp.tasks.classification import Classification
 from tfbp.training import loop, optimizer
 from tfbp.training.phase import Phase
@@ -88,11 +88,11 @@ def measure(settings: Settings, model: keras.Model) -> tuple[dict[str, list[floa
         for kind, pattern in (("head phase", "head.*"), ("full tuning", ".*")):
             frozen = _compile(model, images, pattern)
             with Checkpoints(pathlib.Path(folder, kind)) as checkpoints:
-                checkpoints.save(model, Place())
+                checkpoints.save(model, Position())
                 costs[kind] = _cost(model, frozen, checkpoints, pathlib.Path(folder, kind))
         turns = pathlib.Path(folder, "turns")
         with Checkpoints(turns, settings.checkpoint_seconds) as checkpoints:
-            checkpoints.save(model, Place())
+            checkpoints.save(model, Position())
             return _by_turns(settings, model, images, checkpoints), costs
 
 
@@ -111,7 +111,7 @@ def _cost(model, frozen, checkpoints, folder) -> Cost:
     for step in range(1, SAVED + 1):
         checkpoints.wait()
         began = time.perf_counter()
-        checkpoints.save(model, Place(step=step), fixed=frozen.fixed)
+        checkpoints.save(model, Position(step=step), fixed=frozen.fixed)
         held_up.append(1000 * (time.perf_counter() - began))
         checkpoints.wait()
         written.append(1000 * (time.perf_counter() - began))
@@ -131,7 +131,7 @@ def _by_turns(settings, model, images, checkpoints) -> dict[str, list[float]]:
             began, first = time.perf_counter(), step
         if time.perf_counter() - began < length or step == first:
             if kind == "on" and checkpoints.due():
-                checkpoints.save(model, Place(step=step))
+                checkpoints.save(model, Position(step=step))
             return
         checkpoints.wait()
         seconds[kind].append((time.perf_counter() - began) / (step - first))

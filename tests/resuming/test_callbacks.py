@@ -17,7 +17,7 @@ LOSSES = (3.0, 2.0, 2.5, 2.4, 2.3, 1.0, 1.5, 1.4)
 
 
 class Own(keras.callbacks.Callback):
-    """Remembers what it was given."""
+    """Has the state that it is given."""
 
     def __init__(self, value=None):
         super().__init__()
@@ -31,8 +31,8 @@ class Own(keras.callbacks.Callback):
 
 
 def through_json(callbacks, fixed=()):
-    taken, arrays = callback_state.take(callbacks, fixed)
-    return json.loads(json.dumps(taken)), arrays
+    states, arrays = callback_state.take(callbacks, fixed)
+    return json.loads(json.dumps(states)), arrays
 
 
 # ---- Keras's own
@@ -44,8 +44,8 @@ def network():
     return model
 
 
-def tell(callback, epochs):
-    """Tells a callback of epochs in which the weights are the epoch's number."""
+def train(callback, epochs):
+    """Calls a callback for epochs in which the weights are the epoch's number."""
     for epoch in epochs:
         callback.on_epoch_begin(epoch)
         callback.model.set_weights([np.full(w.shape, epoch) for w in callback.model.get_weights()])
@@ -84,11 +84,11 @@ KERAS = {
 def test_a_callback_of_keras_goes_on_as_one_that_never_stopped(tmp_path, name):
     whole = begin(KERAS[name](tmp_path / "whole"), network())
     first = begin(KERAS[name](tmp_path / "first"), network())
-    tell(whole, range(len(LOSSES)))
-    tell(first, range(4))
+    train(whole, range(len(LOSSES)))
+    train(first, range(4))
     second = begin(KERAS[name](tmp_path / "second"), first.model)
     callback_state.give([second], *through_json([first]))
-    tell(second, range(4, len(LOSSES)))
+    train(second, range(4, len(LOSSES)))
     ours, theirs = (callback_state.take([each], ()) for each in (second, whole))
     assert ours[0] == theirs[0]
     for a, b in zip(ours[1], theirs[1], strict=True):
@@ -108,10 +108,10 @@ def test_best_weights_are_kept_without_those_that_stay():
     stopping.model.set_weights([w + 7 for w in stopping.model.get_weights()])
     stopping.best_weights = [np.full(w.shape, 7 + i) for i, w in enumerate(stopping.model.weights)]
     fixed = stopping.model.layers[0].weights
-    taken, arrays = through_json([stopping], fixed)
+    states, arrays = through_json([stopping], fixed)
     assert [array.flat[0] for array in arrays] == [9, 10]
     other = begin(KERAS["EarlyStopping"](None), stopping.model)
-    callback_state.give([other], taken, arrays)
+    callback_state.give([other], states, arrays)
     expected = [*stopping.model.get_weights()[:2], *stopping.best_weights[2:]]
     for ours, theirs in zip(other.best_weights, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -127,19 +127,19 @@ def test_a_csv_log_goes_on_where_it_was_without_a_row_lost_or_twice(tmp_path, ap
         for name in ("whole", "log"):
             (tmp_path / name).write_bytes(b"epoch;loss\r\n")
     whole = begin(logger("whole"), None)
-    tell_of_losses(whole, range(6))
+    log_losses(whole, range(6))
     first = begin(logger("log"), None)
-    tell_of_losses(first, range(taken_after))
+    log_losses(first, range(taken_after))
     state = through_json([first])
-    tell_of_losses(first, range(taken_after, 5))  # and then it was killed
+    log_losses(first, range(taken_after, 5))  # and then it was killed
     second = begin(logger("log"), None)
     callback_state.give([second], *state)
-    tell_of_losses(second, range(taken_after, 6))
+    log_losses(second, range(taken_after, 6))
     assert (tmp_path / "log").read_bytes() == (tmp_path / "whole").read_bytes()
     for each in (whole, second):  # and the next phase
         each.on_train_end()
         begin(each, None)
-        tell_of_losses(each, range(2))
+        log_losses(each, range(2))
         each.on_train_end()
     assert (tmp_path / "log").read_bytes() == (tmp_path / "whole").read_bytes()
 
@@ -149,27 +149,27 @@ def test_a_csv_log_of_the_phase_before_comes_back(tmp_path):
         return keras.callbacks.CSVLogger(tmp_path / "log", append=True)
 
     first = begin(logger(), None)
-    tell_of_losses(first, range(2))
+    log_losses(first, range(2))
     first.on_train_end()
     expected, state = (tmp_path / "log").read_bytes(), through_json([first])
     begin(first, None)
-    tell_of_losses(first, range(3))  # the next phase, of which no checkpoint knows
+    log_losses(first, range(3))  # the next phase, of which no checkpoint knows
     second = logger()
     callback_state.give([second], *state)
     assert (tmp_path / "log").read_bytes() == expected
     begin(second, None)
-    tell_of_losses(second, range(1))
+    log_losses(second, range(1))
     assert (tmp_path / "log").read_bytes() == expected + b"0,3.0,3.0\r\n"
 
 
-def tell_of_losses(callback, epochs):
+def log_losses(callback, epochs):
     for epoch in epochs:
         callback.on_epoch_end(epoch, {"loss": LOSSES[epoch], "val_loss": LOSSES[epoch]})
 
 
 def test_each_callback_of_keras_is_looked_up():
     classes = {each for each in vars(keras.callbacks).values() if isinstance(each, type)}
-    known = {keras.callbacks.CSVLogger, *callback_state.CALLBACK_STATE, *callback_state.FORGETFUL}
+    known = {keras.callbacks.CSVLogger, *callback_state.CALLBACK_STATE, *callback_state.STATELESS}
     # The first restores by itself, the second needs another optimizer, the third is a list.
     unknown = {"BackupAndRestore", "SwapEMAWeights", "CallbackList"}
     assert {each.__name__ for each in classes - known} == unknown
@@ -212,19 +212,19 @@ def assert_same(one, other):
 
 
 @hypothesis.given(STATES)
-def test_what_a_callback_tells_of_itself_comes_back_equal_and_of_the_same_kind(value):
-    taken, arrays = through_json([Own(value)])
+def test_the_state_of_a_callback_comes_back_equal_and_of_the_same_types(value):
+    states, arrays = through_json([Own(value)])
     other = Own()
-    callback_state.give([other], taken, arrays)
+    callback_state.give([other], states, arrays)
     assert_same(other.value, value)
 
 
 def test_arrays_are_copied_when_they_are_taken():
     values = np.zeros(3)
-    taken, arrays = callback_state.take([Own(values)], ())
+    states, arrays = callback_state.take([Own(values)], ())
     values += 1
     other = Own()
-    callback_state.give([other], taken, arrays)
+    callback_state.give([other], states, arrays)
     np.testing.assert_array_equal(other.value, [0, 0, 0])
 
 
@@ -248,7 +248,7 @@ def test_a_state_that_cannot_be_kept_is_refused(state):
         callback_state.take([Own(state)], ())
 
 
-def test_one_warning_names_the_callbacks_that_nobody_can_know(tmp_path, caplog):
+def test_one_warning_names_the_callbacks_of_unknown_state(tmp_path, caplog):
     class Secret(keras.callbacks.EarlyStopping):
         pass
 

@@ -1,9 +1,9 @@
-import errno
+import fcntl
 import json
 import logging
 import os
+import re
 import shutil
-import threading
 
 import keras
 import numpy as np
@@ -14,10 +14,9 @@ from tfbp import storage
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
 from tfbp.modeling import freezing, heads
-from tfbp.resuming import checkpoints as run_checkpoints
 from tfbp.resuming import state as run_state
 from tfbp.resuming.checkpoints import Checkpoints
-from tfbp.resuming.state import Place
+from tfbp.resuming.state import Position
 from tfbp.tasks.classification import Classification
 from tfbp.training import loop, optimizer
 from tfbp.training.phase import Phase
@@ -56,7 +55,7 @@ def equal(one, other):
 def test_inside_a_phase_everything_that_training_changes_comes_back(tmp_path):
     model, checkpoints = network(), Checkpoints(tmp_path / "checkpoints")
     train(model, 2)
-    place = Place(
+    position = Position(
         phase=1,
         step=7,
         history=({"epoch": 1, "loss": 0.1 + 0.2},),
@@ -67,7 +66,7 @@ def test_inside_a_phase_everything_that_training_changes_comes_back(tmp_path):
         gradients={"latest": {"gradient_norm/head": 0.3}, "warned": []},
     )
     best, remembered = [np.ones((2, 3), np.float32)], [np.arange(3)]
-    checkpoints.save(model, place, best=best, callbacks=remembered)
+    checkpoints.save(model, position, best=best, callbacks=remembered)
     saved = state(model)
     train(model, 2)  # while it is written
     ended = state(model)
@@ -75,7 +74,7 @@ def test_inside_a_phase_everything_that_training_changes_comes_back(tmp_path):
     other = network(name="renamed")  # and with other auto-generated names
     checkpoints.wait()
     found, arrays = Checkpoints(tmp_path / "checkpoints").newest()
-    assert found == place
+    assert found == position
     assert equal(arrays.best, best)
     assert equal(arrays.callbacks, remembered)
     run_state.restore(other, found, arrays)
@@ -87,7 +86,7 @@ def test_inside_a_phase_everything_that_training_changes_comes_back(tmp_path):
 def test_between_phases_the_new_optimizer_is_left_alone(tmp_path):
     model, checkpoints = network(), Checkpoints(tmp_path)
     train(model, 2)
-    checkpoints.save(model, Place(phase=1))
+    checkpoints.save(model, Position(phase=1))
     other = network()
     other.compile("sgd", "mse")
     run_state.restore(other, *checkpoints.newest())
@@ -99,7 +98,7 @@ def test_numbers_that_numpy_does_not_know_come_back_bit_for_bit(tmp_path):
     half = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, dtype="bfloat16")])
     half.set_weights([weight + 1.7 for weight in half.get_weights()])
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(half, Place())
+    checkpoints.save(half, Position())
     before = state_of_weights(half)
     half.set_weights([0 * weight for weight in half.get_weights()])
     run_state.restore(half, *checkpoints.newest())
@@ -136,12 +135,12 @@ def test_inside_a_phase_what_stays_is_left_to_the_first_checkpoint(tmp_path, tun
     model, fixed = tuned
     assert [weight.path for weight in fixed] == [weight.path for weight in model.layers[1].weights]
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(model, Place())
+    checkpoints.save(model, Position())
     for target in (*model.variables[2:], *model.optimizer.variables, *model.metrics_variables):
         target.assign(target + 1)
-    checkpoints.save(model, Place(step=3), fixed=fixed)
-    place, found = checkpoints.newest()
-    assert place.step == 3
+    checkpoints.save(model, Position(step=3), fixed=fixed)
+    position, found = checkpoints.newest()
+    assert position.step == 3
 
     whole, part = arrays_in(tmp_path / "1"), arrays_in(tmp_path / "2")
     assert whole.keys() == {f"variables {i}" for i in range(len(run_state.variables(model, 0)))}
@@ -150,7 +149,7 @@ def test_inside_a_phase_what_stays_is_left_to_the_first_checkpoint(tmp_path, tun
     expected = [np.asarray(variable) for variable in every]
     for target in every:
         target.assign(0 * target)
-    run_state.restore(model, place, found)
+    run_state.restore(model, position, found)
     assert equal([np.asarray(variable) for variable in every], expected)
 
 
@@ -158,10 +157,10 @@ def test_inside_a_phase_what_stays_is_left_to_the_first_checkpoint(tmp_path, tun
 def test_without_its_first_one_a_checkpoint_is_passed_over(tmp_path, tuned, caplog, what):
     model, fixed = tuned
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(model, Place())
-    checkpoints.save(model, Place(step=3), fixed=fixed)
-    checkpoints.save(model, Place(phase=1))
-    checkpoints.save(model, Place(phase=1, step=2), fixed=fixed)
+    checkpoints.save(model, Position())
+    checkpoints.save(model, Position(step=3), fixed=fixed)
+    checkpoints.save(model, Position(phase=1))
+    checkpoints.save(model, Position(phase=1, step=2), fixed=fixed)
     checkpoints.wait()
     if what == "damaged":
         flip_a_bit(tmp_path / "3" / "state.npz")
@@ -171,15 +170,15 @@ def test_without_its_first_one_a_checkpoint_is_passed_over(tmp_path, tuned, capl
         shutil.copytree(tmp_path / "1", tmp_path / "3")
     again = Checkpoints(tmp_path)
     with caplog.at_level(logging.WARNING, logger="absl"):
-        place, _ = again.newest()
+        position, _ = again.newest()
     assert f"Checkpoint {tmp_path / '4'} is damaged: the one before is used." in caplog.text
     if what == "another":
-        assert (place.phase, place.step) == (0, 0)  # number 3 is whole
+        assert (position.phase, position.step) == (0, 0)  # number 3 is whole
         return
-    assert (place.phase, place.step) == (0, 3)
-    again.save(model, Place(phase=1))
-    again.save(model, Place(phase=1, step=1), fixed=fixed)
-    assert again.newest()[0] == Place(phase=1, step=1)
+    assert (position.phase, position.step) == (0, 3)
+    again.save(model, Position(phase=1))
+    again.save(model, Position(phase=1, step=1), fixed=fixed)
+    assert again.newest()[0] == Position(phase=1, step=1)
     assert names(tmp_path) == ["1", "2", "5", "6"]  # and what was damaged is gone
 
 
@@ -196,9 +195,9 @@ def test_inside_the_head_phase_of_vgg16_one_is_under_a_megabyte(tmp_path):
     images = Examples.from_arrays(np.zeros((2, 32, 32, 3), np.uint8), np.arange(2))
     loop.build(model, images, tf.distribute.get_strategy())
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(model, Place())
-    checkpoints.save(model, Place(step=1), fixed=frozen.fixed)
-    place, found = checkpoints.newest()
+    checkpoints.save(model, Position())
+    checkpoints.save(model, Position(step=1), fixed=frozen.fixed)
+    position, found = checkpoints.newest()
     whole, part = (
         sum(file.stat().st_size for file in (tmp_path / name).iterdir()) for name in ("1", "2")
     )
@@ -207,7 +206,7 @@ def test_inside_the_head_phase_of_vgg16_one_is_under_a_megabyte(tmp_path):
     kernel = model.get_layer("vgg16").get_layer("block1_conv1").kernel
     before = np.asarray(kernel)
     kernel.assign(0 * kernel)
-    run_state.restore(model, place, found)
+    run_state.restore(model, position, found)
     assert (np.asarray(kernel) == before).all()
 
 
@@ -222,7 +221,7 @@ def test_the_first_one_of_each_phase_and_the_two_newest_are_kept(tmp_path, model
     checkpoints, number, firsts = Checkpoints(tmp_path), 0, []
     for phase in range(2):
         for step in range(12):
-            checkpoints.save(model, Place(phase=phase, step=step))
+            checkpoints.save(model, Position(phase=phase, step=step))
             number += 1
             if step == 0:
                 firsts.append(number)
@@ -265,7 +264,7 @@ def flip_a_bit(path):
 def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, model, caplog, damage):
     checkpoints = Checkpoints(tmp_path)
     for step in (4, 5):
-        checkpoints.save(model, Place(step=step))
+        checkpoints.save(model, Position(step=step))
     checkpoints.wait()
     damage(tmp_path / "2")
     with caplog.at_level(logging.WARNING, logger="absl"):
@@ -275,7 +274,7 @@ def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, model, caplog, da
     with caplog.at_level(logging.WARNING, logger="absl"):
         assert checkpoints.newest() is None
     assert f"No checkpoint in {tmp_path} is whole: the run begins anew." in caplog.text
-    checkpoints.save(model, Place(step=6))
+    checkpoints.save(model, Position(step=6))
     assert checkpoints.newest()[0].step == 6
     assert names(tmp_path) == ["3"]
 
@@ -284,14 +283,14 @@ def test_what_is_no_checkpoint_is_left_alone(tmp_path, model):
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.newest() is None
     (tmp_path / "notes").mkdir()
-    checkpoints.save(model, Place(step=1))
+    checkpoints.save(model, Position(step=1))
     assert checkpoints.newest()[0].step == 1
     assert names(tmp_path) == ["1", "notes"]
 
 
 def test_the_state_of_another_model_is_refused(tmp_path, model):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(model, Place(step=1))
+    checkpoints.save(model, Position(step=1))
     with pytest.raises(UserError, match="The checkpoint was made by another model"):
         run_state.restore(network(units=4), *checkpoints.newest())
 
@@ -299,89 +298,79 @@ def test_the_state_of_another_model_is_refused(tmp_path, model):
 # ---- when and by whom it is written
 
 
-def test_one_is_due_when_the_last_is_old_enough(tmp_path, model, monkeypatch):
+def test_one_is_due_when_the_last_is_old_enough(tmp_path, model):
     now = [100.0]
-    monkeypatch.setattr(run_checkpoints.time, "monotonic", lambda: now[0])
-    checkpoints = Checkpoints(tmp_path, seconds=60)
+    checkpoints = Checkpoints(tmp_path, seconds=60, clock=lambda: now[0])
     assert not checkpoints.due()
     now[0] += 60
     assert checkpoints.due()
-    checkpoints.save(model, Place(step=1))
+    checkpoints.save(model, Position(step=1))
     checkpoints.wait()
     assert not checkpoints.due()
 
 
-def test_while_one_is_being_written_training_goes_on_and_none_is_due(tmp_path, monkeypatch):
-    model, go_on, savez = network(), threading.Event(), np.savez
-
-    def slow(path, **arrays):
-        assert go_on.wait(timeout=60)
-        savez(path, **arrays)
-
-    monkeypatch.setattr(np, "savez", slow)
+def test_while_one_is_being_written_training_goes_on_and_none_is_due(tmp_path):
+    model, folder = network(), os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # as `storage.sweep` does: who writes there has to wait
     with Checkpoints(tmp_path, seconds=0) as checkpoints:
         assert checkpoints.due()
-        checkpoints.save(model, Place(step=1))
+        checkpoints.save(model, Position(step=1))
         saved = state(model)
         assert not checkpoints.due()
         train(model, 2)
         assert not equal(state(model), saved)
-        go_on.set()
+        os.close(folder)
     run_state.restore(model, *checkpoints.newest())
     assert equal(state(model), saved)
 
 
 @pytest.fixture
-def full_disk(monkeypatch):
-    """Returns the reason by which nothing can be written."""
-
-    def savez(path, **arrays):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(np, "savez", savez)
-    return "The disk is full: `"
+def no_folder(tmp_path):
+    """Returns a path that no checkpoint can be written to, and the reason."""
+    path = tmp_path / "checkpoints"
+    path.write_text("a file")
+    return path, re.escape(f"`{path / '1'}` cannot be written: `{path}` is no folder.")
 
 
 @pytest.mark.parametrize("where", ["due", "save", "wait", "newest", "end"])
-def test_what_the_writer_met_is_raised_where_the_run_hears_of_it(tmp_path, model, full_disk, where):
-    def hear(checkpoints):
+def test_an_error_of_the_writer_is_raised_at_the_next_call(model, no_folder, where):
+    def call(checkpoints):
         if where == "due":
             while not checkpoints.due():
                 pass
         elif where == "save":
-            checkpoints.save(model, Place(step=2))
+            checkpoints.save(model, Position(step=2))
         elif where != "end":
             getattr(checkpoints, where)()
 
-    with (
-        pytest.raises(UserError, match=f"{full_disk}{tmp_path / '1'}` needs"),
-        Checkpoints(tmp_path, seconds=0) as checkpoints,
-    ):
-        checkpoints.save(model, Place(step=1))
-        hear(checkpoints)
-    assert names(tmp_path) == []
+    path, reason = no_folder
+    with pytest.raises(UserError, match=reason), Checkpoints(path, seconds=0) as checkpoints:
+        checkpoints.save(model, Position(step=1))
+        call(checkpoints)
+    assert path.read_text() == "a file"
 
 
-def test_an_error_of_the_run_is_not_hidden_by_one_of_the_writer(tmp_path, model, full_disk, caplog):
+def test_an_error_of_the_run_is_not_hidden_by_one_of_the_writer(model, no_folder, caplog):
+    path, reason = no_folder
     with (
         caplog.at_level(logging.WARNING, logger="absl"),
         pytest.raises(ZeroDivisionError),
-        Checkpoints(tmp_path) as checkpoints,
+        Checkpoints(path) as checkpoints,
     ):
-        checkpoints.save(model, Place())
+        checkpoints.save(model, Position())
         1 / 0  # noqa: B018
-    assert f"The last checkpoint could not be written. {full_disk}" in caplog.text
+    assert re.search(f"The last checkpoint could not be written. {reason}", caplog.text)
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 @pytest.mark.parametrize("which", ["variables", "metrics_variables"])
 def test_inside_a_phase_what_is_not_finite_is_not_written(tmp_path, caplog, which, value):
     model, checkpoints = network(), Checkpoints(tmp_path)
-    checkpoints.save(model, Place(step=4))
+    checkpoints.save(model, Position(step=4))
     target = getattr(model, which)[0]
     target.assign(np.full(target.shape, value))
     with caplog.at_level(logging.WARNING, logger="absl"):
-        checkpoints.save(model, Place(step=5))
+        checkpoints.save(model, Position(step=5))
         assert checkpoints.newest()[0].step == 4
     assert "At step 5 of the phase weights, optimizer or metrics are not finite" in caplog.text
     assert names(tmp_path) == ["1"]
@@ -389,7 +378,7 @@ def test_inside_a_phase_what_is_not_finite_is_not_written(tmp_path, caplog, whic
 
 def test_a_manifest_names_the_files_of_each(tmp_path, model):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(model, Place(step=1))
+    checkpoints.save(model, Position(step=1))
     checkpoints.wait()
     storage.verify(tmp_path / "1")
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())

@@ -12,7 +12,7 @@ from tfbp.errors import UserError
 from tfbp.modeling import freezing
 from tfbp.resuming import state as run_state
 from tfbp.resuming.checkpoints import Checkpoints
-from tfbp.resuming.state import Place
+from tfbp.resuming.state import Position
 from tfbp.tasks.classification import Classification
 from tfbp.training import batches, loop, optimizer
 from tfbp.training.phase import Phase
@@ -72,7 +72,7 @@ def train(
 
     Args:
         network: builds the model.
-        start: the place to go on from and its state, or None.
+        start: the position to go on from and its state, or None.
         save: told the model and the number of steps done.
         spoilt: index of an example whose updates are skipped, or None.
     """
@@ -158,7 +158,7 @@ def test_a_run_on_two_devices_goes_on_from_inside_an_epoch_to_the_same_end(tmp_p
 
     def save(model, step):
         if step <= 2:
-            checkpoints.save(model, Place(step=step))
+            checkpoints.save(model, Position(step=step))
 
     settings = {"size": 23, "batch_size": 8, "optimizer": "adam"}
     whole = train("mirrored", **settings, save=save)

@@ -1,1 +1,1 @@
-"""Gradients, looked at: recorded, measured as they flow, and checked against finite differences."""
+"""Gradients: recorded, logged by layer and time step, and checked against finite differences."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfbp.errors import UserError, mistake
@@ -12,14 +13,14 @@ from tfbp.gradients import recorder as gradient_recorder
 from tfbp.modeling import keras_graph, paths
 
 _EPSILON = float(np.finfo(np.float64).eps)
-# Where the truncation of a central difference, of order h², is as large as its rounding, of order
-# ε/h: Press et al. 2007, "Numerical Recipes", sec. 5.7.
+# Where the truncation error of a central difference, of order h², equals its rounding error, of
+# order ε/h: Press et al. 2007, "Numerical Recipes", sec. 5.7.
 _STEP = _EPSILON ** (1 / 3)
-# A step across a kink (a ReLU's, a maximum's) misleads: what differs is tried again with less.
+# A step across a kink (of a ReLU, of a maximum) misleads: on a difference smaller steps are tried.
 _SHRINK = (1.0, 0.1, 0.01)
-# Largest relative error of a gradient that is right, by rounding.
+# Largest relative error of a correct gradient, by rounding.
 RIGHT = 1e-4
-# Differences count against no less than so many times the rounding error of a difference quotient.
+# The denominator of a relative error is at least this times a difference quotient's rounding error.
 _ABOVE_ROUNDING = 1e5
 
 
@@ -34,29 +35,29 @@ def check_gradients(
     """Compares a model's gradients with central finite differences of its loss, in float64.
 
     The gradients are those that the model's own `train_step` hands to its optimizer, so that a
-    backward pass written by hand is checked too; the loss is `model.compute_loss` of its outputs in
-    training mode, regularization included, with one draw of all dropout masks. For the time of the
-    check the model computes in float64; afterwards all is as before.
+    backward pass written by hand is checked too. The loss is `model.compute_loss` of its outputs in
+    training mode, regularization included, with one draw of all dropout masks. During the check the
+    model computes in float64; afterwards everything is as before.
 
     Args:
-        model: a built model, compiled, or not: then `loss` must be given, and it is compiled with
-            it. What is trainable is checked.
-        batch: (x, y) or (x, y, weight), arrays as `train_step` takes them: few examples will do.
+        model: a built model. If it is not compiled, it is compiled with `loss`, which must then be
+            given. The gradients of its trainable variables are checked.
+        batch: (x, y) or (x, y, weight), arrays as `train_step` takes them; few examples will do.
             weight: float32 [examples], or [examples, 1] for sequences of labels; default: ones.
         loss: of (y, outputs), for a model that is not compiled: `task.loss()`.
-        entries: of each variable, at most, that are compared: half of them those with the largest
-            gradients, the others drawn. Each costs two passes forward or more.
+        entries: how many entries of each variable are compared at most: half of them those with the
+            largest gradients, the others drawn at random. Each costs two forward passes or more.
         seed: of the draw.
 
     Returns:
         `<layer path>/<variable>` → the largest relative error of an entry: |g - d| / max(|g|, |d|),
         where d is the difference quotient; the denominator is at least 1e5 times the quotient's
-        rounding error, some 4e-6 of the loss. Where the loss has a kink any value between its
-        slopes on both sides is right. Gradients that are right stay below 1e-4 (`RIGHT`).
+        rounding error, some 4e-6 of the loss. Where the loss has a kink, any value between its
+        slopes on both sides is correct. Errors of correct gradients stay below 1e-4 (`RIGHT`).
 
     Raises:
-        tfbp.UserError: a model without a loss, or one that computes in float32 whatever its layers
-            and variables do.
+        tfbp.UserError: the model has no loss, or computes in float32 whatever the dtype of its
+            layers and variables.
     """
     if model.compiled == (loss is not None):
         rule = "must be left out: the model is compiled" if loss else "must be given: it has none"
@@ -69,20 +70,20 @@ def check_gradients(
     with _refusing("`batch` must be (x, y) or (x, y, weight), as `model` takes them."):
         x, y, weight = _tensors(*batch)
         with gradient_recorder.untouched(model):
-            model.compute_loss(x, y, model(x, training=True), weight)  # which makes its losses
+            model.compute_loss(x, y, model(x, training=True), weight)  # which builds its losses
     with gradient_recorder.untouched(model), keras_graph.in_float64(model):
         x, y, weight = (_to_float64(part) for part in (x, y, weight))
         with _refusing("`model` must compute in the dtype of its variables, for float64."):
-            found = _gradients(model, x, y, weight)  # from the random seeds as they stand,
-            lost = _loss(model, x, y, weight)  # like each loss
-            middle = lost()
+            gradients = _gradients(model, x, y, weight)  # with the current random seeds,
+            compute_loss = _loss(model, x, y, weight)  # as each loss
+            middle = compute_loss()
         errors = {}
-        for (name, variable), gradient in zip(_names(model).items(), found, strict=True):
+        for (name, variable), gradient in zip(_names(model).items(), gradients, strict=True):
             gradient = gradient.numpy()
             chosen = _chosen(gradient, entries, generator)
             errors[name] = max(
-                float(_error(variable.value, gradient[place], place, lost, middle))
-                for place in chosen
+                float(_error(variable.value, gradient[index], index, compute_loss, middle))
+                for index in chosen
             )
     return errors
 
@@ -96,39 +97,43 @@ def _refusing(rule: str) -> Iterator[None]:
         raise UserError(f"{rule} It answered: {reason}") from error
 
 
-def _tensors(x, y, weight=None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+def _tensors(
+    x: npt.ArrayLike, y: npt.ArrayLike, weight: npt.ArrayLike | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    inputs, labels = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     if weight is None:
-        inner = y.shape.rank - (1 if y.dtype.is_integer else 2)
-        weight = tf.ones([y.shape[0]] + [1] * max(inner, 0))
-    return x, y, tf.convert_to_tensor(weight, tf.float32)
+        inner = labels.shape.rank - (1 if labels.dtype.is_integer else 2)
+        weight = tf.ones([labels.shape[0]] + [1] * max(inner, 0))
+    return inputs, labels, tf.convert_to_tensor(weight, tf.float32)
 
 
 def _to_float64(tensor: tf.Tensor) -> tf.Tensor:
     return tf.cast(tensor, tf.float64) if tensor.dtype.is_floating else tensor
 
 
-def _loss(model, x, y, weight) -> Callable[[], float]:
-    """Returns a function to the loss by the variables as they stand, with the same seeds always."""
+def _loss(model: keras.Model, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor) -> Callable[[], float]:
+    """Returns a function that computes the loss of the current weights, with the same seeds."""
     start = [(each.value, tf.identity(each.value)) for each in model.non_trainable_variables]
 
     @tf.function
-    def lost():
+    def loss() -> tf.Tensor:
         for variable, value in start:
             variable.assign(value)
         return model.compute_loss(x, y, model(x, training=True), weight)
 
-    return lambda: float(lost())
+    return lambda: float(loss())
 
 
-def _gradients(model, x, y, weight) -> list[tf.Tensor]:
+def _gradients(
+    model: keras.Model, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor
+) -> list[tf.Tensor]:
     with gradient_recorder.untouched(model), gradient_recorder.recording(model) as recorder:
         model.train_step((x, y, weight))
         return recorder.take()
 
 
 def _names(model: keras.Model) -> dict[str, keras.Variable]:
-    """Returns `<layer path>/<variable>` → variable of all that is trainable, in their order."""
+    """Returns the trainable variables by `<layer path>/<variable>`, in their order."""
     names = {}
     for path, layer in paths.with_weights(model).items():
         for variable in layer.variables:
@@ -137,22 +142,28 @@ def _names(model: keras.Model) -> dict[str, keras.Variable]:
     return {names[id(variable)]: variable for variable in model.trainable_variables}
 
 
-def _chosen(gradient: np.ndarray, entries: int, generator) -> list[tuple]:
-    """Returns the places of a variable's entries that are compared."""
+def _chosen(gradient: np.ndarray, entries: int, generator: np.random.Generator) -> list[tuple]:
+    """Returns the indices of a variable's entries that are compared."""
     order = np.argsort(-np.abs(gradient).ravel(), kind="stable")
     half = -(-entries // 2)
     chosen = [*order[:half], *generator.permutation(order[half:])[: entries - half]]
     return [np.unravel_index(index, gradient.shape) for index in chosen]
 
 
-def _error(value: tf.Variable, gradient: float, place: tuple, lost: Callable, middle: float):
-    """Returns the relative error of the gradient of one entry; `middle` is the loss with it."""
-    start, least = value.numpy()[place], np.inf
+def _error(
+    value: tf.Variable,
+    gradient: float,
+    index: tuple,
+    compute_loss: Callable[[], float],
+    middle: float,
+) -> float:
+    """Returns the relative error of one entry's gradient; `middle` is the unchanged loss."""
+    start, least = value.numpy()[index], np.inf
     rounding = _ABOVE_ROUNDING * _EPSILON * abs(middle) / _STEP
     for shrink in _SHRINK:
         step = _STEP * shrink * max(1.0, abs(start))
         high, low = start + step, start - step
-        up, down = (_with_entry(value, place, entry, lost) for entry in (high, low))
+        up, down = (_loss_with_entry(value, index, entry, compute_loss) for entry in (high, low))
         quotient = (up - down) / (high - low)
         scale = max(abs(gradient), abs(quotient), rounding, np.finfo(np.float64).tiny)
         least = min(least, abs(gradient - quotient) / scale)
@@ -162,13 +173,15 @@ def _error(value: tf.Variable, gradient: float, place: tuple, lost: Callable, mi
     return min(least, max(sides[0] - gradient, gradient - sides[1], 0.0) / scale)
 
 
-def _with_entry(value: tf.Variable, place: tuple, entry: float, lost: Callable) -> float:
+def _loss_with_entry(
+    value: tf.Variable, index: tuple, entry: float, compute_loss: Callable[[], float]
+) -> float:
     """Returns the loss with one entry of a variable changed, and changes it back."""
     before = tf.identity(value)
-    if place:
-        value.scatter_nd_update([place], [entry])
+    if index:
+        value.scatter_nd_update([index], [entry])
     else:
         value.assign(entry)
-    result = lost()
+    result = compute_loss()
     value.assign(before)
     return result

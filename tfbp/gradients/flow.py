@@ -1,4 +1,4 @@
-"""Gradient flow: how large gradients and updates are, layer by layer and time step by time step."""
+"""Gradient flow: the size of gradients and updates, by layer and by time step."""
 
 import math
 import os
@@ -15,29 +15,30 @@ from tfbp.gradients import through_time
 from tfbp.modeling import paths
 from tfbp.training.phase import Phase
 
-# A gradient that is so much smaller at the first layer or time step than at the last has vanished,
-# one whose norm is larger has exploded: Bengio et al. 1994; Pascanu et al. 2013.
+# A gradient has vanished if it is smaller at the first layer or time step than at the last by this
+# factor, and exploded if its norm is larger than this: Bengio et al. 1994; Pascanu et al. 2013.
 VANISHING = 1e-4
 EXPLODING = 1e3
-# Columns of a recurrent layer at most; longer sequences are logged at steps spread evenly.
+# Columns of a recurrent layer at most; longer sequences are logged at evenly spaced steps.
 TIME_STEPS = 64
 
 
 class GradientFlow(keras.callbacks.Callback):
-    """Logs norms at each `every`-th update of a phase, its first among them.
+    """Logs norms every N updates of a phase, beginning with its first one.
 
     - `gradient_norm/<layer path>`: of the gradient over all examples of the update, as the model's
-      `train_step` hands it to the optimizer: before clipping.
-    - `update_norm/<layer path>`: of the layer's trainable weights after the update less before it.
+      `train_step` hands it to the optimizer, before clipping.
+    - `update_norm/<layer path>`: of the change that the update makes to the layer's trainable
+      weights.
     - `input_gradient_norm/<layer path>/<t>`, t from 1: ‖∂L_T/∂x_t‖ of a recurrent layer, see
       `tfbp.gradients.through_time`; of the update's first batch (on its first replica).
 
-    A row of the history gets the epoch's last values; an epoch without such an update has none. In
+    A row of the history gets the epoch's last values, if the epoch had such an update. In
     TensorBoard's run `gradients` the step is the number of updates before. A vanishing gradient, by
     layer or by time step, and an exploding one are warned of once a phase each.
 
-    Training is not touched: each gradient is taken a second time, on a tape of its own, and all
-    variables get back what they held.
+    Training is not affected: each gradient is computed a second time, on a tape of its own, and all
+    variables are restored.
 
     Args:
         phase: what is trained.
@@ -45,7 +46,7 @@ class GradientFlow(keras.callbacks.Callback):
         read: see `tfbp.training.batches.reader`.
         loss: what `train_step` minimizes, of (y, outputs), a mean over examples.
         strategy: the one that the model trains on.
-        rows: the history; somebody else appends to it before `on_epoch_end`.
+        rows: the history, to which `Rows` appends before this callback's `on_epoch_end`.
         folder: receives the TensorBoard run `gradients`; None: no logs.
     """
 
@@ -66,21 +67,22 @@ class GradientFlow(keras.callbacks.Callback):
         self._rows, self._folder = rows, folder
         self._writer: tf.summary.SummaryWriter | None = None
         self._latest: dict[str, float] = {}
+        self._before: list[tf.Tensor] | None = None
         self._warned: set[str] = set()
 
     def get_state(self) -> dict:
-        """Returns what an epoch that a run goes on in has to know: a JSON value."""
+        """The state for a run that goes on inside an epoch, a JSON value."""
         return {"latest": dict(self._latest), "warned": sorted(self._warned)}
 
     def set_state(self, state: dict) -> None:
         self._latest, self._warned = dict(state["latest"]), set(state["warned"])
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         by_id = {id(variable): i for i, variable in enumerate(self.model.trainable_variables)}
-        self._places = {
-            path: places
+        self._indices = {
+            path: indices
             for path, layer in paths.with_weights(self.model).items()
-            if (places := [by_id[id(each)] for each in layer.variables if id(each) in by_id])
+            if (indices := [by_id[id(each)] for each in layer.variables if id(each) in by_id])
         }
         self._gradients = _gradients(self.model, self._strategy, self._read)
         self._by_time = _by_time(self.model, self._strategy, self._read, self._loss)
@@ -88,10 +90,10 @@ class GradientFlow(keras.callbacks.Callback):
             folder = pathlib.Path(self._folder) / "gradients"
             self._writer = tf.summary.create_file_writer(str(folder), flush_millis=10_000)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._epoch, self._latest, self._before = epoch, {}, None
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         in_epoch, accumulate = self.params["steps"], self._phase.accumulate
         self._update = self._epoch * -(-in_epoch // accumulate) + batch // accumulate
         if self._update % self._every:
@@ -102,8 +104,8 @@ class GradientFlow(keras.callbacks.Callback):
         with gradient_recorder.untouched(self.model, self._strategy):
             by_time = self._by_time(tf.constant(steps[0], tf.int64))
             parts = [self._gradients(tf.constant(step, tf.int64)) for step in steps]
-        found = [tf.add_n(part) for part in zip(*parts, strict=True)]
-        self._latest = self._by_layer("gradient_norm", found)
+        gradients = [tf.add_n(part) for part in zip(*parts, strict=True)]
+        self._latest = self._by_layer("gradient_norm", gradients)
         self._warn_of_layers(self._latest)
         for path, norms in by_time.items():
             norms = norms.numpy()
@@ -111,7 +113,7 @@ class GradientFlow(keras.callbacks.Callback):
             for t in np.unique(np.linspace(1, len(norms), TIME_STEPS).round().astype(int)):
                 self._latest[f"input_gradient_norm/{path}/{t}"] = float(norms[t - 1])
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if self._before is None:
             return
         pairs = zip(self._weights(), self._before, strict=True)
@@ -122,10 +124,10 @@ class GradientFlow(keras.callbacks.Callback):
                 for name, value in self._latest.items():
                     tf.summary.scalar(name, value)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._rows[-1].update(self._latest)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         if self._writer:
             self._writer.close()
 
@@ -139,8 +141,8 @@ class GradientFlow(keras.callbacks.Callback):
     def _by_layer(self, name: str, values: list[tf.Tensor]) -> dict[str, float]:
         norms = [float(tf.norm(tf.cast(value, tf.float32))) for value in values]
         return {
-            f"{name}/{path}": math.hypot(*(norms[place] for place in places))
-            for path, places in self._places.items()
+            f"{name}/{path}": math.hypot(*(norms[index] for index in indices))
+            for path, indices in self._indices.items()
         }
 
     def _warn_of_layers(self, norms: dict[str, float]) -> None:
@@ -150,8 +152,10 @@ class GradientFlow(keras.callbacks.Callback):
             self._warn("overflow", text)
         elif large:
             self._warn("exploding", f"the gradient explodes: {_listed(large)}; set `clip_norm`")
-        first, *_, last = norms if len(norms) > 1 else (None, None)
-        if first and norms[first] < VANISHING * norms[last]:
+        if len(norms) < 2:
+            return
+        first, *_, last = norms
+        if norms[first] < VANISHING * norms[last]:
             self._warn(
                 "vanishing",
                 f"the gradient vanishes from the last layer to the first: "
@@ -183,10 +187,10 @@ def _gradients(model: keras.Model, strategy: tf.distribute.Strategy, read: Calla
     """
 
     @tf.function
-    def measure(step):
+    def gradients(step: tf.Tensor) -> list[tf.Tensor]:
         with gradient_recorder.recording(model) as recorder:
 
-            def one(step):
+            def one(step: tf.Tensor) -> list[tf.Tensor]:
                 replica = tf.distribute.get_replica_context().replica_id_in_sync_group
                 replica = tf.cast(replica, tf.int64)
                 *batch, share = read(step, replica, strategy.num_replicas_in_sync)
@@ -196,7 +200,7 @@ def _gradients(model: keras.Model, strategy: tf.distribute.Strategy, read: Calla
             parts = strategy.run(one, args=(step,))
         return [strategy.reduce("SUM", part, axis=None) for part in parts]
 
-    return measure
+    return gradients
 
 
 def _by_time(
@@ -205,17 +209,17 @@ def _by_time(
     read: Callable,
     loss: keras.losses.Loss,
 ) -> Callable:
-    """Returns a graph function from a step to `recurrence.norms` of the first replica's batch."""
+    """Returns a graph function from a step to `through_time.norms` of the first replica's batch."""
     norms = through_time.norms(model, loss)
     if not through_time.layers(model):
         return lambda step: {}
 
     @tf.function
-    def measure(step):
+    def by_time(step: tf.Tensor) -> dict[str, tf.Tensor]:
         x, y, _, _ = read(step, tf.constant(0, tf.int64), strategy.num_replicas_in_sync)
         return norms(x, y)
 
-    return measure
+    return by_time
 
 
 def _listed(norms: dict[str, float]) -> str:

@@ -1,1 +1,1 @@
-"""What a run says of itself: progress, history and TensorBoard logs, each a Keras callback."""
+"""Reports of a run: progress, history and TensorBoard logs, each a Keras callback."""

@@ -19,24 +19,26 @@ class Rows(keras.callbacks.Callback):
         super().__init__()
         self._phase, self._rows = phase, rows
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         seconds = round(time.perf_counter() - self._began, 3)
-        self._rows.append({"phase": self._phase, "epoch": epoch + 1, "seconds": seconds, **logs})
+        row = {"phase": self._phase, "epoch": epoch + 1, "seconds": seconds}
+        self._rows.append(row | (logs or {}))
 
 
 class History(keras.callbacks.Callback):
     """Writes the rows of a history to a file as they come.
 
-    When training begins the file is made to hold the rows that are there, so that a run which goes
-    on from an earlier point leaves no row twice. Numbers are written so that they read back equal.
+    When training begins the file is rewritten from the rows so far, so that a run which goes on
+    from an earlier point repeats no row. Numbers are written so that they read back equal.
 
     Args:
-        path: the CSV file. Its columns are all names that occur in the rows, in the order in which
-            they first do; a row without a value has an empty cell.
-        rows: one dict for each epoch. Somebody else appends to it before `on_epoch_end`.
+        path: the CSV file. Its columns are all names in the rows, in the order in which they first
+            occur; a row without a value has an empty cell.
+        rows: one dict for each epoch, to which `Rows` appends before this callback's
+            `on_epoch_end`.
     """
 
     def __init__(self, path: str | os.PathLike, rows: list[dict]):
@@ -44,10 +46,10 @@ class History(keras.callbacks.Callback):
         self._path, self._rows = pathlib.Path(path), rows
         self._columns: list[str] = []
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._rewrite()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         row = self._rows[-1]
         if not row.keys() <= set(self._columns):
             self._rewrite()

@@ -11,16 +11,16 @@ import keras
 import rich.console
 import rich.progress
 
-# Elsewhere than on a terminal an epoch that takes longer than this reports in between.
+# Without a terminal, an epoch that takes longer than this prints lines in between.
 SECONDS_BETWEEN_LINES = 10.0
-# A phase of more epochs than this prints only every so manieth of them.
+# A phase of more epochs than this prints only every N epochs.
 LINES_PER_PHASE = 40
 
 
 class Progress(keras.callbacks.Callback):
     """Shows epoch, step, loss, metrics and the time left of one phase.
 
-    Steps may be reported several at a time.
+    One call may report several steps.
 
     Args:
         phase: its name.
@@ -50,11 +50,11 @@ class Progress(keras.callbacks.Callback):
         self._clock = clock
         self._epoch = 0
         self._first: tuple[float, int] | None = None
-        self._spoke = 0.0
+        self._printed = 0.0
         self._bar: rich.progress.Progress | None = None
 
-    def on_train_begin(self, logs=None):
-        self._first, self._spoke = None, self._clock()
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self._first, self._printed = None, self._clock()
         if not self._console.is_interactive:
             return
         self._bar = rich.progress.Progress(
@@ -66,16 +66,16 @@ class Progress(keras.callbacks.Callback):
         )
         self._task = self._bar.add_task(self._title, total=self._steps, detail="")
         self._bar.start()
-        # Training that ends by an error does not come to on_train_end, and a bar that is not
-        # stopped leaves the terminal without its cursor.
+        # Training that ends with an error never calls on_train_end, and a bar that is not stopped
+        # leaves the terminal without its cursor.
         atexit.register(self._bar.stop)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         now, done = self._clock(), self._epoch * self._steps + batch + 1
-        # The first report is where the rate is measured from: before it the graph was traced.
+        # The rate is measured from the first report: before it the graph was traced.
         self._first = self._first or (now, done)
         step = f"step {batch + 1}/{self._steps}"
         if self._bar:
@@ -85,17 +85,17 @@ class Progress(keras.callbacks.Callback):
                 description=self._text(),
                 detail=_join(step, _metrics(logs), self._left(now, done)),
             )
-        elif now - self._spoke >= SECONDS_BETWEEN_LINES and batch + 1 < self._steps:
-            self._say(self._text(), step, _metrics(logs), self._left(now, done))
+        elif now - self._printed >= SECONDS_BETWEEN_LINES and batch + 1 < self._steps:
+            self._print(self._text(), step, _metrics(logs), self._left(now, done))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         number = epoch + 1
-        rhythm = -(-self._epochs // LINES_PER_PHASE)
-        if number % rhythm == 0 or number in (1, self._epochs):
+        every = -(-self._epochs // LINES_PER_PHASE)
+        if number % every == 0 or number in (1, self._epochs):
             left = self._left(self._clock(), number * self._steps)
-            self._say(self._text(), _metrics(logs), left)
+            self._print(self._text(), _metrics(logs), left)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         if self._bar:
             self._bar.stop()
             atexit.unregister(self._bar.stop)
@@ -111,8 +111,8 @@ class Progress(keras.callbacks.Callback):
         began, before = self._first
         return f"left {_duration((now - began) / (done - before) * left)}"
 
-    def _say(self, *parts: str) -> None:
-        self._spoke = self._clock()
+    def _print(self, *parts: str) -> None:
+        self._printed = self._clock()
         self._console.print(_join(*parts), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -122,7 +122,7 @@ class Count:
     features of train 640/1400
 
     Args:
-        title: of what.
+        title: what is counted.
         console, clock: see `Progress`.
     """
 
@@ -136,7 +136,7 @@ class Count:
         self._title = title
         self._console = console or rich.console.Console()
         self._clock = clock
-        self._spoke = clock()
+        self._printed = clock()
 
     def __call__(self, done: int, total: int) -> None:
         """Shows that `done` of `total` are done."""
@@ -144,14 +144,15 @@ class Count:
         if self._console.is_interactive:
             end = "\n" if done == total else "\r"
             self._console.print(text, end=end, markup=False, highlight=False, soft_wrap=True)
-        elif self._clock() - self._spoke >= SECONDS_BETWEEN_LINES:
-            self._spoke = self._clock()
+        elif self._clock() - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = self._clock()
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _metrics(logs: dict[str, float] | None) -> str:
-    # Keras hands them on by the alphabet.
-    names = sorted(logs or {}, key=lambda name: (name.startswith("val_"), "loss" not in name))
+    logs = logs or {}
+    # Keras passes them in alphabetical order.
+    names = sorted(logs, key=lambda name: (name.startswith("val_"), "loss" not in name))
     return _join(*(f"{name} {logs[name]:.4g}" for name in names))
 
 
@@ -160,7 +161,7 @@ def _join(*parts: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Returns 3725.2 as "1:02:05"."""
-    minutes, seconds = divmod(round(seconds), 60)
+    """Formats 3725.2 as "1:02:05"."""
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

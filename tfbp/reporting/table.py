@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Returns the rows as lines of aligned columns, without a line end after the last.
+    """Formats the rows as lines of aligned columns, without a line end after the last.
 
     Args:
-        rows: cells, as many in each row.
+        rows: of cells, equally many in each row.
         numbers: indices of the columns that are aligned to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

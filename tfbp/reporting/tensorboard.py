@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,17 +24,17 @@ class TensorBoard(keras.callbacks.Callback):
         self._folder = pathlib.Path(folder)
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         with self._writer("train").as_default():
             tf.summary.graph(_forward(self.model))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         for name, value in (logs or {}).items():
             validation = name.startswith("val_")
             with self._writer("validation" if validation else "train").as_default():
                 tf.summary.scalar(name.removeprefix("val_"), value, step=epoch + 1)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
@@ -50,13 +51,13 @@ def _forward(model: keras.Model) -> tf.Graph:
     """Returns the graph of the model's forward pass, in inference mode."""
     if getattr(model, "inputs", None):
         specs = [tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs]
-    else:  # a subclass: it knows the shape that it was built with, batch first
+    else:  # a subclass keeps the shape that it was built with, batch first
         shape = model.get_build_config()["input_shape"]
         specs = [tf.TensorSpec([None, *shape[1:]], model.input_dtype)]
     single = len(specs) == 1
 
     @tf.function
-    def forward(*inputs):
+    def forward(*inputs: tf.Tensor) -> Any:
         return model(inputs[0] if single else list(inputs), training=False)
 
     return forward.get_concrete_function(*specs).graph

@@ -1,1 +1,1 @@
-"""Killed anywhere, goes on bit for bit: checkpoints, the state in them, what callbacks remember."""
+"""Killed anywhere, a run goes on bit for bit: checkpoints, their state, and that of callbacks."""

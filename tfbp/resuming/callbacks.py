@@ -1,7 +1,7 @@
-"""What callbacks remember, so that a run which goes on finds them as they were.
+"""The state of callbacks, so that a resumed run has them as they were.
 
-Of Keras's own callbacks it is known here. Others say it themselves, in numbers, texts, lists,
-tuples, dicts and arrays:
+The state of Keras's own callbacks is known here. Others return it themselves, as numbers, texts,
+lists, tuples, dicts and arrays:
 
     def get_state(self):
         return {"best": self.best}
@@ -14,6 +14,7 @@ import collections
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,8 +24,8 @@ from tfbp import storage
 from tfbp.errors import UserError, mistake
 from tfbp.modeling.keras_graph import CALLBACK_STATE
 
-# Those that remember nothing, or nothing but what the optimizer's variables hold.
-FORGETFUL = (
+# Those without state, or whose state the optimizer's variables hold.
+STATELESS = (
     keras.callbacks.Callback,
     keras.callbacks.LambdaCallback,
     keras.callbacks.LearningRateScheduler,
@@ -35,20 +36,20 @@ FORGETFUL = (
 
 
 def warn_of_unknown(callbacks: Iterable[keras.callbacks.Callback]) -> None:
-    """Warns of callbacks that may remember what nobody can know."""
-    known = {keras.callbacks.CSVLogger, *CALLBACK_STATE, *FORGETFUL}
+    """Warns of callbacks that may have a state which cannot be saved."""
+    known = {keras.callbacks.CSVLogger, *CALLBACK_STATE, *STATELESS}
     names = [
         type(callback).__name__
         for callback in callbacks
         if type(callback) not in known
-        and not _speaks(callback)
+        and not _has_own_state(callback)
         and not type(callback).__module__.startswith("tfbp.")
     ]
     if names:
         logging.warning(
-            "What these callbacks remember is not in the checkpoints: %s. If they remember "
-            "anything, give them `get_state()` and `set_state(state)`; else a run that is stopped "
-            "and goes on may end differently.",
+            "The state of these callbacks is not in the checkpoints: %s. If they have any, give "
+            "them `get_state()` and `set_state(state)`; else a run that is stopped and goes on may "
+            "end differently.",
             ", ".join(dict.fromkeys(names)),
         )
 
@@ -56,58 +57,59 @@ def warn_of_unknown(callbacks: Iterable[keras.callbacks.Callback]) -> None:
 def take(
     callbacks: Iterable[keras.callbacks.Callback], fixed: Iterable[keras.Variable]
 ) -> tuple[list, list[np.ndarray]]:
-    """Returns what callbacks remember: a JSON value, and copies of the arrays that it counts.
+    """Returns the state of callbacks: a JSON value, and copies of the arrays that it refers to.
 
     Args:
         callbacks: have been given their model.
         fixed: weights that do not change in this phase. Best weights are kept without them.
 
     Raises:
-        tfbp.UserError: `get_state` returns something else than it may.
+        tfbp.UserError: `get_state` returns a value of another type than it may.
     """
     arrays: list[np.ndarray] = []
-    fixed = {id(variable) for variable in fixed}
+    fixed_ids = {id(variable) for variable in fixed}
     return [
-        [name, _encode(_get(callback, fixed), arrays, name)]
+        [name, _encode(_get(callback, fixed_ids), arrays, name)]
         for name, callback in _with_state(callbacks)
     ], arrays
 
 
 def give(
-    callbacks: Iterable[keras.callbacks.Callback], taken: list, arrays: Sequence[np.ndarray]
+    callbacks: Iterable[keras.callbacks.Callback], states: list, arrays: Sequence[np.ndarray]
 ) -> None:
-    """Makes callbacks remember what `take` returned.
+    """Gives callbacks back the state that `take` returned.
 
     Raises:
         tfbp.UserError: they are not the callbacks that it was taken from.
     """
     named = dict(_with_state(callbacks))
-    before = [name for name, _ in taken]
+    before = [name for name, _ in states]
     if before != list(named):
         rule = f"must be those that the run began with; of these it holds the state: {before}"
         raise mistake("callbacks", rule, list(named))
-    for name, state in taken:
+    for name, state in states:
         _set(named[name], _decode(state, arrays))
 
 
 def _with_state(
     callbacks: Iterable[keras.callbacks.Callback],
 ) -> Iterator[tuple[str, keras.callbacks.Callback]]:
-    """Yields each callback that remembers something after a name of its own."""
-    counts = collections.Counter()
+    """Yields each callback that has a state, after a name of its own."""
+    counts: collections.Counter[str] = collections.Counter()
     for callback in callbacks:
-        if _speaks(callback) or isinstance(callback, (keras.callbacks.CSVLogger, *CALLBACK_STATE)):
+        known = (keras.callbacks.CSVLogger, *CALLBACK_STATE)
+        if _has_own_state(callback) or isinstance(callback, known):
             kind = type(callback).__name__
             counts[kind] += 1
             yield f"{kind} {counts[kind]}", callback
 
 
-def _speaks(callback: keras.callbacks.Callback) -> bool:
+def _has_own_state(callback: keras.callbacks.Callback) -> bool:
     return hasattr(callback, "get_state") and hasattr(callback, "set_state")
 
 
-def _get(callback: keras.callbacks.Callback, fixed: set[int]) -> object:
-    if _speaks(callback):
+def _get(callback: keras.callbacks.Callback, fixed: set[int]) -> Any:
+    if _has_own_state(callback):
         return callback.get_state()
     if isinstance(callback, keras.callbacks.CSVLogger):
         return _rows(callback)
@@ -119,8 +121,8 @@ def _get(callback: keras.callbacks.Callback, fixed: set[int]) -> object:
     return state
 
 
-def _set(callback: keras.callbacks.Callback, state: object) -> None:
-    if _speaks(callback):
+def _set(callback: keras.callbacks.Callback, state: Any) -> None:
+    if _has_own_state(callback):
         callback.set_state(state)
         return
     if isinstance(callback, keras.callbacks.CSVLogger):
@@ -134,7 +136,7 @@ def _set(callback: keras.callbacks.Callback, state: object) -> None:
 
 
 def _rows(logger: keras.callbacks.CSVLogger) -> dict:
-    """Returns the whole file: the one on the disk may have rows that a run makes once more."""
+    """The state of a CSVLogger with its whole file: a resumed run repeats some of its rows."""
     text = ""
     if os.path.exists(logger.filename):
         with open(logger.filename, newline="", encoding="utf-8") as file:
@@ -158,7 +160,7 @@ def _set_rows(logger: keras.callbacks.CSVLogger, state: dict) -> None:
 
 
 def _encode(value: object, arrays: list[np.ndarray], name: str) -> object:
-    """Returns a JSON value. What JSON has no form for is an object of one key, its kind."""
+    """Returns a JSON value. Types that JSON lacks become an object with one key, their kind."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, list):
@@ -177,7 +179,7 @@ def _encode(value: object, arrays: list[np.ndarray], name: str) -> object:
     )
 
 
-def _decode(value: object, arrays: Sequence[np.ndarray]) -> object:
+def _decode(value: Any, arrays: Sequence[np.ndarray]) -> Any:
     if isinstance(value, list):
         return [_decode(each, arrays) for each in value]
     if not isinstance(value, dict):
