@@ -7,8 +7,10 @@ from tfbp.data import text
 from tfbp.data.examples import Examples
 from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import UserError
-from tfbp.tasks import language
+from tfbp.tasks import text_functions
 from tfbp.tasks.language import LanguageModel
+from tfbp.tasks.stepper import Stepper
+from tfbp.tasks.text_functions import Limits
 from tfbp.training import optimizer
 from tfbp.training.phase import Phase
 
@@ -40,9 +42,10 @@ def network(cell="lstm", targets="all", wrap=lambda layer: layer):
     return model
 
 
-def function(name, model, targets="all"):
+def function(name, model, targets="all", limits=text_functions.LIMITS):
     """Returns a signature as an export runs it: traced for any batch."""
-    signature = LanguageModel(VOCABULARY).signatures(model, windows(targets))[name]
+    signatures = text_functions.signatures(Stepper(model), VOCABULARY, windows(targets), limits)
+    signature = signatures[name]
     traced = tf.function(signature.function).get_concrete_function(**signature.inputs)
 
     def call(**inputs):
@@ -191,12 +194,10 @@ def test_settings_out_of_range_are_refused_in_the_graph(generate, settings, rule
 
 
 @pytest.mark.parametrize("name", ["score", "init_state", "generate"])
-def test_a_text_that_is_too_long_is_refused_in_the_graph(lstm, name, monkeypatch):
-    monkeypatch.setattr(language, "LONGEST", 5)
-    monkeypatch.setattr(language, "LARGEST", 12)
+def test_a_text_that_is_too_long_is_refused_in_the_graph(lstm, name):
     given = "text" if name == "score" else "prompt"
     settings = {"length": 1, "temperature": 0.0, "top_k": 0, "seed": 0}
-    call = function(name, lstm)
+    call = function(name, lstm, limits=Limits(tokens=5, bytes=12))
     call(**{given: ["a", "the c"]}, **settings)
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{given}` must have at most 5 tok"):
         call(**{given: ["a", "the ca"]}, **settings)
@@ -205,30 +206,29 @@ def test_a_text_that_is_too_long_is_refused_in_the_graph(lstm, name, monkeypatch
 
 
 @pytest.mark.parametrize(("cell", "targets"), [("lstm", "all"), ("gru", "last")])
-def test_what_is_read_in_pieces_is_answered_as_if_read_at_once(cell, targets, monkeypatch):
+def test_what_is_read_in_pieces_is_answered_as_if_read_at_once(cell, targets):
     model = network(cell, targets)
     texts = ["t", "the dog sat on the mat;", "", "the cat", "at the mat"]
     for name, given in (("score", "text"), ("init_state", "prompt")):
-        monkeypatch.setattr(language, "PIECE", 1000)
-        whole = function(name, model, targets)(**{given: texts})
-        monkeypatch.setattr(language, "PIECE", 15)  # three steps of five rows
-        pieces = function(name, model, targets)(**{given: texts})
+        whole = function(name, model, targets, Limits(piece=1000))(**{given: texts})
+        # Three steps of five rows.
+        pieces = function(name, model, targets, Limits(piece=15))(**{given: texts})
         for key, value in whole.items():
             np.testing.assert_allclose(pieces[key], value, rtol=1e-5, atol=1e-5)
 
 
-def test_the_logits_of_few_tokens_are_held_at_once(monkeypatch):
+def test_the_logits_of_few_tokens_are_held_at_once():
     sizes = []
-    score = LanguageModel(VOCABULARY).signatures(network(), windows())["score"].function
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits
 
-    def note(labels, logits):
-        sizes.append(len(logits))
-        return losses(labels, logits)
+    class Noting(Stepper):
+        def __call__(self, *arguments):
+            logits, states = super().__call__(*arguments)
+            sizes.append(logits.shape[0] * logits.shape[1])
+            return logits, states
 
-    monkeypatch.setattr(tf.nn, "sparse_softmax_cross_entropy_with_logits", note)
-    monkeypatch.setattr(language, "PIECE", 15)
-    score(tf.constant([TEXT[:50], *["the"] * 4]))
+    stepper = Noting(network())
+    signatures = text_functions.signatures(stepper, VOCABULARY, windows(), Limits(piece=15))
+    signatures["score"].function(tf.constant([TEXT[:50], *["the"] * 4]))
     assert max(sizes) <= 15 and sum(sizes) == 49 + 4 * 2
 
 
