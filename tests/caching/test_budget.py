@@ -62,25 +62,25 @@ def disk(monkeypatch):
 def test_the_least_recently_opened_caches_make_room(three, disk, needed, limit, bytes_left, kept):
     assert budget.obtainable(three, "own", limit) == limit
     assert caches(three) == {"old", "middle", "new"}
-    assert budget.make(three, "own", needed, limit) == bytes_left
+    assert budget.reserve(three, "own", needed, limit) == bytes_left
     assert caches(three) == kept
 
 
 def test_opening_a_cache_makes_it_the_most_recently_used(three, disk):
     row_file.Rows(three / "old", {}, count=10, size=SIZE).close()
-    budget.make(three, "own", CACHE, 3 * CACHE)
+    budget.reserve(three, "own", CACHE, 3 * CACHE)
     assert caches(three) == {"old", "new"}
 
 
 def test_a_cache_in_use_stays(three, disk):
     old = cache(three, "old", 30)
     assert budget.obtainable(three, "own", 3 * CACHE) == 2 * CACHE
-    assert budget.make(three, "own", CACHE, 3 * CACHE) == CACHE
+    assert budget.reserve(three, "own", CACHE, 3 * CACHE) == CACHE
     assert caches(three) == {"old", "new"}
-    assert budget.make(three, "own", 3 * CACHE, 3 * CACHE) == 2 * CACHE
+    assert budget.reserve(three, "own", 3 * CACHE, 3 * CACHE) == 2 * CACHE
     assert caches(three) == {"old"}
     old.close()
-    assert budget.make(three, "own", 3 * CACHE, 3 * CACHE) == 3 * CACHE
+    assert budget.reserve(three, "own", 3 * CACHE, 3 * CACHE) == 3 * CACHE
     assert caches(three) == set()
 
 
@@ -99,17 +99,17 @@ time.sleep(60)
         env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
     )
     assert process.stdout.readline() == "open\n"
-    assert budget.make(three, "own", 3 * CACHE, 3 * CACHE) == 2 * CACHE
+    assert budget.reserve(three, "own", 3 * CACHE, 3 * CACHE) == 2 * CACHE
     process.kill()
     process.communicate(timeout=60)
-    assert budget.make(three, "own", 3 * CACHE, 3 * CACHE) == 3 * CACHE
+    assert budget.reserve(three, "own", 3 * CACHE, 3 * CACHE) == 3 * CACHE
 
 
 def test_what_is_no_cache_is_left_alone(tmp_path, disk):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "rows").write_bytes(bytes(CACHE))
     (tmp_path / "layout.json").write_text("{}")
-    assert budget.make(tmp_path, "own", CACHE, CACHE // 2) == CACHE // 2
+    assert budget.reserve(tmp_path, "own", CACHE, CACHE // 2) == CACHE // 2
     assert (tmp_path / "photographs" / "rows").stat().st_size == CACHE
     assert (tmp_path / "layout.json").read_text() == "{}"
 
@@ -118,29 +118,29 @@ def test_the_free_space_of_the_disk_counts(tmp_path, disk):
     disk(CACHE + 5)
     assert budget.obtainable(tmp_path / "not" / "there", "own", 9 * CACHE) == CACHE + 5
     assert not (tmp_path / "not").exists()
-    assert budget.make(tmp_path, "own", 2 * CACHE, 9 * CACHE) == CACHE + 5
+    assert budget.reserve(tmp_path, "own", 2 * CACHE, 9 * CACHE) == CACHE + 5
     disk(-5)
-    assert budget.make(tmp_path, "own", 2 * CACHE, 9 * CACHE) == 0
+    assert budget.reserve(tmp_path, "own", 2 * CACHE, 9 * CACHE) == 0
     cache(tmp_path, "other").close()
     assert budget.obtainable(tmp_path, "own", 9 * CACHE) == CACHE - 5
-    budget.make(tmp_path, "own", 2 * CACHE, 9 * CACHE)
+    budget.reserve(tmp_path, "own", 2 * CACHE, 9 * CACHE)
     assert caches(tmp_path) == set()
 
 
 def test_what_a_cache_has_taken_is_its_own_and_need_not_be_free(tmp_path, disk):
     cache(tmp_path, "own")
     disk(-5)
-    assert budget.make(tmp_path, "own", CACHE, 9 * CACHE) == CACHE
-    assert budget.make(tmp_path, "own", CACHE, 0) == CACHE
+    assert budget.reserve(tmp_path, "own", CACHE, 9 * CACHE) == CACHE
+    assert budget.reserve(tmp_path, "own", CACHE, 0) == CACHE
     disk(SIZE)
-    assert budget.make(tmp_path, "own", 2 * CACHE, 9 * CACHE) == CACHE + SIZE
+    assert budget.reserve(tmp_path, "own", 2 * CACHE, 9 * CACHE) == CACHE + SIZE
 
 
 def test_what_is_reserved_for_another_counts_before_it_is_written(tmp_path, disk):
     other = row_file.Rows(tmp_path / "other", {}, count=10, size=SIZE)
-    assert budget.make(tmp_path, "own", CACHE, CACHE + 5) == 5
+    assert budget.reserve(tmp_path, "own", CACHE, CACHE + 5) == 5
     other.close()
-    assert budget.make(tmp_path, "own", CACHE, CACHE + 5) == CACHE
+    assert budget.reserve(tmp_path, "own", CACHE, CACHE + 5) == CACHE
 
 
 def test_one_at_a_time_opens_caches(tmp_path):

@@ -329,8 +329,8 @@ def test_examples_without_room_are_computed_each_time(tmp_path, caplog):
     row = 4 * 4 * 4 * 4  # bytes: what `three_conv_1`, `three_conv_3` and `concatenate` read
     with caplog.at_level(logging.WARNING):
         cached = train(tmp_path, phases, limit_gb=(TRAIN - 1) * row / 1e9)
-    assert "has room for 64 of 70 examples" in caplog.text
-    assert "has room for 0 of 11 examples" in caplog.text
+    assert "can hold 64 of 70 examples" in caplog.text
+    assert "can hold 0 of 11 examples" in caplog.text
     assert_alike(cached, plain)
 
 

@@ -1,21 +1,21 @@
 import keras
 import numpy as np
 
-from tfbp.caching.calls import flatten
+from tfbp.caching.calls import calls_of
 
 layers = keras.layers
 ROWS = np.random.default_rng(0).normal(0, 1, (6, 5)).astype(np.float32)
 
 
-def run(flat, x, training):
-    values = {flat.given: x}
-    for call in flat.calls:
+def run(calls, x, training):
+    values = {calls.given: x}
+    for call in calls:
         call.run(values, training)
-    return flat.packed(values[edge] for edge in flat.outputs)
+    return calls.packed(values[edge] for edge in calls.outputs)
 
 
-def names(flat):
-    return [call.operation.name for call in flat.calls if hasattr(call.operation, "name")]
+def names(calls):
+    return [call.operation.name for call in calls if hasattr(call.operation, "name")]
 
 
 def nested():
@@ -34,11 +34,11 @@ def nested():
 def test_the_calls_answer_like_the_model_and_draw_the_same_numbers():
     model = nested()
     expected = [model({"row": ROWS}, training=training) for training in (True, False, True)]
-    flat = flatten(model := nested())
-    assert names(flat) == ["a", "drop", "sum"] * 2 + ["last"]
-    assert all(len(call.inputs) >= 1 for call in flat.calls)
+    calls = calls_of(model := nested())
+    assert names(calls) == ["a", "drop", "sum"] * 2 + ["last"]
+    assert all(len(call.inputs) >= 1 for call in calls)
     for training, answers in zip((True, False, True), expected, strict=True):
-        found = run(flat, {"row": ROWS}, training)
+        found = run(calls, {"row": ROWS}, training)
         assert found.keys() == answers.keys()
         for name in answers:
             np.testing.assert_array_equal(found[name], answers[name])
@@ -50,8 +50,8 @@ def test_inputs_come_in_with_the_dtype_and_rank_that_a_model_has():
     backbone = keras.Model(inside, layers.Dense(4, dtype="float16")(inside))
     rows = keras.Input((5, 1))
     model = keras.Model(rows, backbone(rows))
-    assert run(flatten(model), ROWS, False).dtype == "float16"
-    np.testing.assert_array_equal(run(flatten(model), ROWS, False), model(ROWS))
+    assert run(calls_of(model), ROWS, False).dtype == "float16"
+    np.testing.assert_array_equal(run(calls_of(model), ROWS, False), model(ROWS))
 
 
 class Doubled(keras.Model):
@@ -64,6 +64,6 @@ def test_a_model_with_a_call_of_its_own_is_one_call():
     doubled = Doubled(inside, layers.Dense(4, name="inner")(inside), name="doubled")
     rows = keras.Input((5,))
     model = keras.Model(rows, doubled(rows))
-    assert names(flatten(model)) == ["doubled"]
-    np.testing.assert_array_equal(run(flatten(model), ROWS, True), model(ROWS))
-    assert flatten(doubled) is None
+    assert names(calls_of(model)) == ["doubled"]
+    np.testing.assert_array_equal(run(calls_of(model), ROWS, True), model(ROWS))
+    assert calls_of(doubled) is None

@@ -124,7 +124,7 @@ def test_a_cache_over_budget_holds_the_first_examples_and_the_rest_later(tmp_pat
             found.read([127, 128])
         with pytest.raises(tf.errors.OpError, match="0 to 127"):
             tf.function(found.read)(tf.constant([127, 128]))
-    assert "room for 128 of 150 examples" in caplog.records[0].message
+    assert "can hold 128 of 150 examples" in caplog.records[0].message
     with opened(tmp_path, limit_gb=needed / 1e9) as found:
         rest = Counted(values)
         found.fill(rest)

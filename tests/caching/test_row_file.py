@@ -192,7 +192,7 @@ everything = np.arange(1000)
 assert found.filled == 1000
 assert np.array_equal(found.read(everything), content(everything))
 """
-    opened(tmp_path / "cache", 1000).close()  # Who makes it is `room.opening`'s affair.
+    opened(tmp_path / "cache", 1000).close()  # Who makes it is decided by `budget.opening`.
     processes = [start(program, tmp_path / "cache", tmp_path / "log") for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
     computed = [int(line) for line in (tmp_path / "log").read_text().split()]

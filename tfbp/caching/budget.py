@@ -17,7 +17,7 @@ SPARE = 2**30  # bytes of the disk that are left to checkpoints and exports
 
 
 @contextlib.contextmanager
-def opening(folder: str | os.PathLike) -> Iterator[None]:
+def opening(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Lets one caller at a time open or remove caches in a folder; the others wait.
 
     Raises:
@@ -34,11 +34,11 @@ def opening(folder: str | os.PathLike) -> Iterator[None]:
         os.close(descriptor)
 
 
-def obtainable(folder: str | os.PathLike, name: str, limit: float) -> int:
-    """Returns how many bytes the cache `folder/name` could take. No cache is made or removed.
+def obtainable(folder: str | os.PathLike[str], name: str, limit: float) -> int:
+    """Returns how many bytes the cache `folder/name` could have. No cache is made or removed.
 
     Args:
-        limit: bytes that all caches in the folder may take together.
+        limit: bytes that all caches in the folder may have together.
 
     Raises:
         tfbp.UserError: the folder is there and cannot be written.
@@ -53,14 +53,14 @@ def obtainable(folder: str | os.PathLike, name: str, limit: float) -> int:
         return _left(folder / name, kept, unused, limit)
 
 
-def make(folder: str | os.PathLike, name: str, needed: int, limit: float) -> int:
-    """Returns how many of `needed` bytes the cache `folder/name` may take.
+def reserve(folder: str | os.PathLike[str], name: str, needed: int, limit: float) -> int:
+    """Frees space for the cache `folder/name`, and returns how many of `needed` bytes it may have.
 
     Until they fit, other caches that nobody has open are removed, the least recently opened first.
-    What stands in the folder and is no cache is left alone. To be called inside `opening`.
+    Anything in the folder that is not a cache is left alone. Call it inside `opening`.
 
     Args:
-        limit: bytes that all caches in the folder may take together.
+        limit: bytes that all caches in the folder may have together.
 
     Raises:
         tfbp.UserError: a cache cannot be removed.
@@ -71,7 +71,7 @@ def make(folder: str | os.PathLike, name: str, needed: int, limit: float) -> int
         if _left(folder / name, others, (), limit) >= needed:
             break
         if not row_file.in_use(other):
-            logging.info("%s is removed to make room.", other)
+            logging.info("%s is removed to free space.", other)
             storage.remove(other)
             others.remove(other)
     return min(needed, _left(folder / name, others, (), limit))
@@ -79,8 +79,8 @@ def make(folder: str | os.PathLike, name: str, needed: int, limit: float) -> int
 
 def _others(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
     """Returns the other caches in a folder, the least recently opened first."""
-    found = [path for path in folder.iterdir() if path.name != name and row_file.is_cache(path)]
-    return sorted(found, key=lambda path: (path / row_file.LAYOUT).stat().st_mtime_ns)
+    others = [path for path in folder.iterdir() if path.name != name and row_file.is_cache(path)]
+    return sorted(others, key=lambda path: (path / row_file.LAYOUT).stat().st_mtime_ns)
 
 
 def _left(
@@ -89,15 +89,15 @@ def _left(
     removed: Sequence[pathlib.Path],
     limit: float,
 ) -> int:
-    """Returns how many bytes a cache may take beside others, what it has taken already included.
+    """Returns how many bytes a cache may have beside others, including those that it has.
 
     Args:
-        kept: caches that stay. Each counts with all that was reserved for it.
+        kept: caches that stay. Each counts with everything that was reserved for it.
         removed: caches that count as removed.
     """
     limit -= sum((other / row_file.ROWS).stat().st_size for other in kept)
-    there = next(place for place in cache.parents if place.is_dir())
-    free = shutil.disk_usage(there).free - SPARE
+    parent = next(folder for folder in cache.parents if folder.is_dir())
+    free = shutil.disk_usage(parent).free - SPARE
     own = _on_disk(cache)
     return max(own, 0, int(min(limit, free + own + sum(map(_on_disk, removed)))))
 

@@ -1,4 +1,4 @@
-"""Examples whose x are features of a cache: what a phase learns from in place of the examples.
+"""Examples whose x are features of a cache: a phase learns from these in place of the examples.
 
 Where examples have a fixed number of augmented views, a cache has a row for each view of each: view
 after view.
@@ -14,7 +14,7 @@ from tfbp.caching.features import Features
 from tfbp.caching.prefix import Prefix
 from tfbp.data.examples import Batch, Examples
 
-# Examples that are read at once to tell whether they are the same.
+# Examples that are read at once for a fingerprint.
 _BLOCK = 64
 
 
@@ -25,10 +25,10 @@ class CachedExamples(Examples):
         filled: number of first rows that are in it.
     """
 
-    def __init__(self, examples: Examples, found: Prefix, cache: Features, seed: int):
+    def __init__(self, examples: Examples, prefix: Prefix, cache: Features, seed: int):
         super().__init__(
             self._unaugmented,
-            spec=(found.specs, examples.spec[1]),
+            spec=(prefix.specs, examples.spec[1]),
             hashes=examples.hashes,
             targets=examples.targets,
             name=examples.name,
@@ -36,7 +36,7 @@ class CachedExamples(Examples):
         )
         self._examples, self._cache, self._seed = examples, cache, seed
         self.filled = cache.filled
-        self._compute = _anywhere(found.features)
+        self._compute = _on_cpu(prefix.features)
 
     def read_augmented(
         self, indices: tf.Tensor, seed: int | tf.Tensor, epoch: int | tf.Tensor
@@ -52,34 +52,34 @@ class CachedExamples(Examples):
         return self._at(indices), self._y(indices)
 
     def _y(self, indices: tf.Tensor) -> tf.Tensor:
-        return self._examples.read(indices)[1]  # Of x, which nobody asks for, no graph computes.
+        return self._examples.read(indices)[1]  # x is not used, so no graph computes it.
 
     def _at(self, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if self.filled == self._cache.count:
             return tuple(self._cache.read(rows))
         missing = tf.cast(rows >= self.filled, tf.int32)
-        places = tf.dynamic_partition(tf.range(tf.size(rows)), missing, 2)
+        positions = tf.dynamic_partition(tf.range(tf.size(rows)), missing, 2)
         there, others = tf.dynamic_partition(rows, missing, 2)
         known = self._cache.read(there)
 
-        def compute():
+        def compute() -> tuple[tf.Tensor, ...]:
             return self._compute(read_x(self._examples, others, self._seed))
 
-        def nothing():
+        def nothing() -> tuple[tf.Tensor, ...]:
             return tuple(each[:0] for each in known)
 
         # TensorFlow's convolutions on the CPU take no empty batch.
         computed = tf.cond(tf.size(others) > 0, compute, nothing)
         pairs = zip(known, computed, strict=True)
-        return tuple(tf.dynamic_stitch(places, list(pair)) for pair in pairs)
+        return tuple(tf.dynamic_stitch(positions, list(pair)) for pair in pairs)
 
 
-def _anywhere(part: keras.Model) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-    """Returns a part of a model, whose variables stay, for the graph of a dataset: that is on the
-    CPU, wherever the model may be.
+def _on_cpu(part: keras.Model) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+    """Returns a part of a model, whose variables stay as they are, for the graph of a dataset,
+    which runs on the CPU wherever the model may be.
     """
 
-    def compute(x):
+    def compute(x: tf.Tensor) -> tuple[tf.Tensor, ...]:
         with tf.device("CPU:0"), tf.init_scope():
             values = [(each, tf.identity(each.value)) for each in part.variables]
         with keras.StatelessScope(state_mapping=values):
@@ -101,9 +101,9 @@ def read_x(examples: Examples, rows: tf.Tensor, seed: int) -> tf.Tensor:
 
 
 def fingerprint_of_x(examples: Examples, seed: int) -> str:
-    """Returns what tells whether all x are the same.
+    """Returns a fingerprint of all x.
 
-    Where they are augmented, or what prepares them has no name, each of them is read.
+    Where they are augmented, or their preparation has no name, each of them is read.
     """
     hashes = fingerprint.of_array(examples.hashes)
     if examples.preparation and not examples.is_augmented:
@@ -114,5 +114,5 @@ def fingerprint_of_x(examples: Examples, seed: int) -> str:
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    found = [fingerprint.of_array(block) for block in blocks.prefetch(tf.data.AUTOTUNE)]
-    return fingerprint.of_json([hashes, found])
+    read = [fingerprint.of_array(block) for block in blocks.prefetch(tf.data.AUTOTUNE)]
+    return fingerprint.of_json([hashes, read])

@@ -1,4 +1,4 @@
-"""What a frozen part of a model answers, kept on disk: one row an example, read by index.
+"""The outputs of a frozen part of a model on disk: one row for each example, read by index.
 
 with contextlib.closing(Features(folder, key, count, specs, limit_gb=10)) as features:
     features.fill(compute)
@@ -46,13 +46,13 @@ class Features:
 
     Attributes:
         count: number of examples.
-        row_bytes: what an example takes on disk.
-        fits: number of first examples that there is room for.
+        row_bytes: the size of one example's row.
+        fits: number of first examples that the budget and the disk have space for.
     """
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         key: str,
         count: int,
         specs: Sequence[tf.TensorSpec],
@@ -60,7 +60,7 @@ class Features:
         limit_gb: float,
         half: bool = False,
     ):
-        """Opens the cache, or makes an empty one, and makes room for it.
+        """Opens the cache, or makes an empty one, and frees space for it.
 
         Where not all rows fit, neither in the limit nor on the disk, other caches in the folder
         that nobody uses are removed, the least recently opened first. If they do not fit even so,
@@ -68,13 +68,13 @@ class Features:
 
         Args:
             folder: holds one folder for each key.
-            key: fingerprint of all that the features depend on: other features, another key.
+            key: fingerprint of everything that the features depend on.
             count: number of examples.
             specs: shape and dtype of each tensor of one example.
-            limit_gb: what all caches in the folder may take together, in 10⁹ bytes.
-            half: whether float32 and float64 are stored as float16. They come back as they were,
-                rounded to 11 binary digits; what is beyond ±65,504 becomes that. Such rows are
-                kept apart from whole ones of the same key.
+            limit_gb: size of all caches in the folder together, in 10⁹ bytes.
+            half: whether float32 and float64 are stored as float16. They come back in their own
+                dtype, rounded to 11 binary digits and clipped to ±65,504. Such rows are kept apart
+                from whole ones of the same key.
 
         Raises:
             tfbp.UserError: a spec has no fixed size, or the folder cannot be written.
@@ -87,15 +87,16 @@ class Features:
         with budget.opening(folder):
             storage.sweep(folder)
             fits = (
-                budget.make(folder, name, count * self.row_bytes, limit_gb * GB) // self.row_bytes
+                budget.reserve(folder, name, count * self.row_bytes, limit_gb * GB)
+                // self.row_bytes
             )
-            if fits < count:  # Half a block would be damaged to whoever has room for all of it.
+            if fits < count:  # Half a block would look damaged to a run that can hold all of it.
                 fits -= fits % block_rows(self.row_bytes)
             self._rows = Rows(folder / name, layout, count=fits, size=self.row_bytes)
         self.fits = self._rows.count
         if self.fits < count:
             logging.warning(
-                "The cache %s has room for %d of %d examples; the others are computed each time.",
+                "The cache %s can hold %d of %d examples; the others are computed each time.",
                 folder / name,
                 self.fits,
                 count,
@@ -111,7 +112,7 @@ class Features:
         compute: Callable[[np.ndarray], Sequence[np.ndarray]],
         progress: Progress | None = None,
     ) -> None:
-        """Computes the features that are not there, or damaged; see `Rows.fill`.
+        """Computes the features that are missing or damaged; see `Rows.fill`.
 
         Afterwards `filled` is `fits`, or less where the disk took no more.
 
@@ -122,7 +123,7 @@ class Features:
         """
         clipped = 0
 
-        def packed(indices: np.ndarray) -> np.ndarray:
+        def row_bytes_of(indices: np.ndarray) -> np.ndarray:
             nonlocal clipped
             rows = np.empty((len(indices), self.row_bytes), np.uint8)
             for column, values in zip(self._columns, compute(indices), strict=True):
@@ -131,10 +132,10 @@ class Features:
                 clipped += beyond
             return rows
 
-        self._rows.fill(packed, progress)
+        self._rows.fill(row_bytes_of, progress)
         if clipped:
             logging.warning(
-                "%d features are beyond what float16 can hold, and have become ±65,504.", clipped
+                "%d features are beyond the range of float16, and have become ±65,504.", clipped
             )
 
     def read(self, indices: tf.Tensor) -> list[tf.Tensor]:
@@ -146,13 +147,20 @@ class Features:
         indices = tf.cast(indices, tf.int64)
         # TensorFlow keeps the function for ever, and would keep the files open with it.
         reader = weakref.WeakMethod(self._rows.read)
-        rows = tf.numpy_function(lambda i: reader()(i), [indices], tf.uint8, stateful=False)
+
+        def read(indices: np.ndarray) -> np.ndarray:
+            rows = reader()
+            if rows is None:
+                raise RuntimeError("The cache is no longer there.")
+            return rows(indices)
+
+        rows = tf.numpy_function(read, [indices], tf.uint8, stateful=False)
         rows = tf.ensure_shape(rows, (indices.shape[0], self.row_bytes))
         cells = tf.split(rows, [column.size for column in self._columns], axis=1)
         return [_from_stored(*each) for each in zip(cells, self._columns, strict=True)]
 
     def close(self) -> None:
-        """Lets go of the cache: it may be removed to make room for others. Nothing may be read."""
+        """Lets go of the cache: it may then be removed to free space, and no longer be read."""
         self._rows.close()
 
 
@@ -175,7 +183,7 @@ def _columns(specs: Sequence[tf.TensorSpec], half: bool) -> list[_Column]:
         if not spec.shape.is_fully_defined() or not numbers:
             raise mistake("specs", "must each be of a fixed shape, and of numbers", spec)
         stored = tf.float16 if half and spec.dtype in (tf.float32, tf.float64) else spec.dtype
-        stored = tf.uint8 if stored == tf.bool else stored  # which bits cannot be taken for
+        stored = tf.uint8 if stored == tf.bool else stored  # bits cannot be cast to bool
         size = math.prod(spec.shape.as_list()) * stored.size
         columns.append(_Column(spec, stored, start, size))
         start += size

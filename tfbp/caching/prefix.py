@@ -1,4 +1,4 @@
-"""The frozen prefix: what of a model is the same each time it sees an example, and the rest.
+"""The frozen prefix: the part of a model that answers the same in each epoch, and the rest.
 
 prefix = find(model, freezing.freeze(model, "head.*"))
 rows = prefix.features(images, training=False)         # once for each example
@@ -7,14 +7,15 @@ prefix.training_model(model).train_step((rows, y))     # in place of model.train
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfbp import fingerprint
-from tfbp.caching.calls import Call, Edge, Flat, flatten
+from tfbp.caching.calls import Call, Calls, Edge, calls_of
 from tfbp.caching.tracing import Trace, trace
 from tfbp.modeling import keras_graph, paths, precision
 from tfbp.modeling.freezing import Frozen
@@ -36,16 +37,16 @@ class Prefix:
     """A model cut in two where its frozen part ends.
 
     Attributes:
-        features: maps what the model takes to a list of tensors [batch, …], those at the cut.
-            Nothing that trains in the phase changes what it answers.
-        rest: maps that list to what the model returns; it consists of the model's own layers and
-            has all its variables, in its order. In training and inference mode alike it answers
-            as the model does.
+        features: maps the model's inputs to a list of tensors [batch, …], those at the cut.
+            Nothing that trains in the phase changes its answers.
+        rest: maps that list to the model's outputs; it consists of the model's own layers and has
+            all its variables, in its order. In training and inference mode alike it answers as the
+            model does.
         layers: paths of the layers all of whose calls are in `features`.
-        cut: what makes the tensors at the cut: paths of layers, or names of operations.
+        cut: paths of the layers, or names of the operations, that make the tensors at the cut.
         specs: of the tensors at the cut, shape and dtype for one example.
         bytes: of an example's tensors at the cut.
-        fingerprint: SHA-256 of what `features` computes: operations, connections, dtypes and
+        fingerprint: SHA-256 of the computation of `features`: operations, connections, dtypes and
             values of variables, without names. It does not depend on the rest.
         saves: share of a forward pass's multiply-adds that `features` makes, 0 to 1: estimated as
             the sum over kernels (weights of two or more dimensions) of their size × the positions
@@ -63,25 +64,25 @@ class Prefix:
     fingerprint: str
     saves: float
     multiply_adds: int
-    _flat: Flat
-    _places: frozenset[int]
-    _at: tuple[Edge, ...]
+    _calls: Calls
+    _numbers: frozenset[int]  # of the calls that `features` makes
+    _edges: tuple[Edge, ...]  # at the cut
 
     def contains(self, other: "Prefix") -> bool:
         """Tells whether `features` makes all the calls that another prefix of the model makes."""
-        return other._places <= self._places
+        return other._numbers <= self._numbers
 
     def beyond(self, earlier: "Prefix") -> keras.Model:
-        """Returns what maps the tensors at the cut of a prefix that this one contains to those at
-        this one's.
+        """Returns the part between two cuts: it maps the tensors at the cut of `earlier`, which
+        this prefix contains, to those at this one's.
         """
-        edges = dict(zip(earlier._flat.edges, self._flat.edges, strict=True))
-        given = [edges[edge] for edge in earlier._at]
-        between = [self._flat.calls[i] for i in sorted(self._places - earlier._places)]
+        edges = dict(zip(earlier._calls.edges, self._calls.edges, strict=True))
+        given = [edges[edge] for edge in earlier._edges]
+        between = [self._calls.ordered[i] for i in sorted(self._numbers - earlier._numbers)]
 
-        def run(rows, training):
+        def run(rows: Any, training: bool) -> list[tf.Tensor]:
             values = dict(zip(given, keras.tree.flatten(rows), strict=True))
-            return _run(between, values, training, self._at)
+            return _run(between, values, training, self._edges)
 
         inside = [layer for layer in self.features.parts if layer not in earlier.features.parts]
         return _Part(self.features, "beyond", run, inside)
@@ -103,17 +104,17 @@ class OnFeatures:
     def __init__(self, model: keras.Model, rest: keras.Model):
         vars(self).update(_model=model, _rest=rest)
 
-    def __call__(self, features: list[tf.Tensor], training: bool = False) -> object:
+    def __call__(self, features: Sequence[tf.Tensor], training: bool = False) -> Any:
         return self._rest(features, training=training)
 
-    def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
+    def train_step(self, data: tuple[Any, ...]) -> dict[str, tf.Tensor]:
         """Trains on (features, y, weight) as the model does on (x, y, weight)."""
         return keras.Model.train_step(self, data)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: object) -> None:
         setattr(self._model, name, value)
 
 
@@ -128,38 +129,38 @@ def find(model: keras.Model, frozen: Frozen) -> Prefix | None:
 
     Args:
         model: built, as `freezing.freeze` left it.
-        frozen: what that returned.
+        frozen: returned by that.
 
     Returns:
         None where there is nothing to save: no multiply-adds before the cut; the model is a
         subclassed one, or has a `train_step` or loss of its own; the sizes of its inputs are not
-        known; what it answers to one example depends on others in the batch.
+        known; its answer to one example depends on others in the batch.
     """
-    flat = flatten(model)
-    if flat is None or not _steps_as_keras(model) or not _sized(flat):
+    calls = calls_of(model)
+    if calls is None or not _steps_as_keras(model) or not _sized(calls):
         return None
-    traced = trace(flat, frozen.fixed)
-    after, cut = _cut(flat, traced)
-    before = [call for call in flat.calls if call not in after]
-    work = {call: _multiply_adds(call, traced.tensors) for call in flat.calls}
+    traced = trace(calls, frozen.fixed)
+    after, cut = _cut(calls, traced)
+    before = [call for call in calls if call not in after]
+    work = {call: _multiply_adds(call, traced.tensors) for call in calls}
     saved = sum(work[call] for call in before)
     if not saved:
         return None
     # In an order that the rest has no part in: the features' own.
     fingerprints = traced.fingerprints(before)
-    cut = sorted(cut, key=fingerprints.get)
+    cut = sorted(cut, key=lambda edge: fingerprints[edge])
     layers = _layers(before) - _layers(after)
 
-    def first(given, training):
-        return _run(before, {flat.given: given}, training, cut)
+    def first(given: Any, training: bool) -> list[tf.Tensor]:
+        return _run(before, {calls.given: given}, training, cut)
 
-    def last(given, training):
+    def last(given: Any, training: bool) -> Any:
         values = dict(zip(cut, keras.tree.flatten(given), strict=True))
-        return flat.packed(_run(after, values, training, flat.outputs))
+        return calls.packed(_run(after, values, training, calls.outputs))
 
     inside = [layer for layer in keras_graph.all_layers(model) if layer in layers]
     features = _Part(model, "features", first, inside)
-    if not _each_alone(features, flat, precision.tolerance(model, _ROUNDING)):
+    if not _each_alone(features, calls, precision.tolerance(model, _ROUNDING)):
         return None
     tensors = [traced.tensors[edge] for edge in cut]
     specs = tuple(tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in tensors)
@@ -173,50 +174,56 @@ def find(model: keras.Model, frozen: Frozen) -> Prefix | None:
         fingerprint=fingerprint.of_json([fingerprints[edge] for edge in cut]),
         saves=saved / sum(work.values()),
         multiply_adds=saved,
-        _flat=flat,
-        _places=frozenset(i for i, call in enumerate(flat.calls) if call not in after),
-        _at=tuple(cut),
+        _calls=calls,
+        _numbers=frozenset(i for i, call in enumerate(calls) if call not in after),
+        _edges=tuple(cut),
     )
 
 
 class _Part(keras.Model):
     """Some of a model's calls."""
 
-    def __init__(self, model: keras.Model, name: str, run: Callable, layers: list):
-        # What it is given has the right dtypes already.
+    def __init__(
+        self,
+        model: keras.Model,
+        name: str,
+        run: Callable[[Any, bool], Any],
+        layers: list[keras.layers.Layer],
+    ):
+        # Its inputs have the right dtypes already.
         super().__init__(name=f"{model.name}_{name}", dtype=model.dtype_policy, autocast=False)
         self._run = run
         self.parts = layers
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: bool = False) -> Any:
         return self._run(inputs, training)
 
 
 def _steps_as_keras(model: keras.Model) -> bool:
-    """Tells whether what a step does with the inputs is to call the model on them, and no more."""
+    """Tells whether a step calls the model on the inputs, and does nothing else with them."""
     methods = model.train_step, model.compute_loss, model.compute_metrics
     return all(method.__module__.startswith("keras.") for method in methods)
 
 
-def _sized(flat: Flat) -> bool:
+def _sized(calls: Calls) -> bool:
     """Tells whether all inputs are dense, of numbers, and of a known size."""
     return all(
         not tensor.sparse and tensor.dtype != "string" and None not in tensor.shape[1:]
-        for tensor in keras.tree.flatten(flat.inputs)
+        for tensor in keras.tree.flatten(calls.inputs)
     )
 
 
-def _cut(flat: Flat, traced: Trace) -> tuple[list[Call], list[Edge]]:
+def _cut(calls: Calls, traced: Trace) -> tuple[list[Call], list[Edge]]:
     """Returns the calls of the rest, and the edges that it reads from before."""
-    maker = {edge: call for call in flat.calls for edge in call.outputs}
-    after = {call for call in flat.calls if call not in traced.steady}
+    maker = {edge: call for call in calls for edge in call.outputs}
+    after = {call for call in calls if call not in traced.steady}
     while True:
-        for call in flat.calls:
+        for call in calls:
             if any(maker.get(edge) in after for edge in call.inputs):
                 after.add(call)
-        rest = [call for call in flat.calls if call in after]
-        read = [edge for call in rest for edge in call.inputs] + list(flat.outputs)
+        rest = [call for call in calls if call in after]
+        read = [edge for call in rest for edge in call.inputs] + list(calls.outputs)
         cut = [edge for edge in dict.fromkeys(read) if maker.get(edge) not in after]
         unfit = [maker[edge] for edge in cut if edge in maker and not _fit(traced.tensors[edge])]
         if not unfit:
@@ -224,7 +231,7 @@ def _cut(flat: Flat, traced: Trace) -> tuple[list[Call], list[Edge]]:
         after.update(unfit)
 
 
-def _fit(tensor: object) -> bool:
+def _fit(tensor: Any) -> bool:
     """Tells whether a tensor has a row of known size for each example, and nothing else to it."""
     return (
         isinstance(tensor, tf.Tensor)
@@ -237,8 +244,8 @@ def _fit(tensor: object) -> bool:
 
 
 def _run(
-    calls: Iterable[Call], values: dict[Edge, object], training: bool, results: Iterable[Edge]
-) -> list[object]:
+    calls: Iterable[Call], values: dict[Edge, Any], training: bool, results: Iterable[Edge]
+) -> list[Any]:
     for call in calls:
         call.run(values, training)
     return [values[edge] for edge in results]
@@ -251,7 +258,7 @@ def _layers(calls: Iterable[Call]) -> set[keras.layers.Layer]:
 
 
 def _names(model: keras.Model, calls: Iterable[Call], edges: Iterable[Edge]) -> tuple[str, ...]:
-    """Returns what makes each of some edges, in the calls' order."""
+    """Returns the layers and operations that make some edges, in the calls' order."""
     known = {id(layer): path for path, layer in paths.layers(model)}
     made = [call.operation for call in calls if not set(edges).isdisjoint(call.outputs)]
     return tuple(known.get(id(each)) or getattr(each, "name", "the input") for each in made)
@@ -264,7 +271,7 @@ def _multiply_adds(call: Call, tensors: dict[Edge, tf.Tensor]) -> int:
     layer = call.operation
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.layers.Embedding):
         return 0
-    kernels = sum(math.prod(each.shape) for each in layer.weights if len(each.shape) > 1)
+    kernels: int = sum(math.prod(each.shape) for each in layer.weights if len(each.shape) > 1)
     edges = call.inputs if isinstance(layer, _OVER_INPUTS) else call.outputs
     shape = tensors[edges[0]].shape
     first = getattr(layer, "data_format", None) == "channels_first"
@@ -272,10 +279,10 @@ def _multiply_adds(call: Call, tensors: dict[Edge, tf.Tensor]) -> int:
     return kernels * math.prod(size or 1 for size in positions)
 
 
-def _each_alone(features: keras.Model, flat: Flat, tolerance: float) -> bool:
-    """Tells whether what is answered to an example is the same beside other ones.
+def _each_alone(features: keras.Model, calls: Calls, tolerance: float) -> bool:
+    """Tells whether the answer to an example is the same beside other ones.
 
-    A mean over the batch, say, shows in no shape: it is tried, on random examples.
+    A mean over the batch, say, shows in no shape: so random examples are tried.
     """
     random = np.random.default_rng(0)
 
@@ -287,7 +294,7 @@ def _each_alone(features: keras.Model, flat: Flat, tolerance: float) -> bool:
         sizes = np.reshape([1.0, 255.0], (2, *[1] * (len(shape) - 1)))
         return random.uniform(0, sizes, shape).astype(dtype)
 
-    given = keras.tree.map_structure(drawn, flat.inputs)
+    given = keras.tree.map_structure(drawn, calls.inputs)
     second = keras.tree.map_structure(lambda each: each[1:], given)
     for beside, alone in zip(features(given), features(second), strict=True):
         beside, alone = (np.asarray(tf.cast(each, tf.float32)) for each in (beside[1:], alone))

@@ -29,7 +29,7 @@ LAYOUT, ROWS, MARKS, CLAIMS = "layout.json", "rows", "marks", "claims"
 _MARK_BYTES = 8
 _CLAIM_FILES = 32  # More processes than these cannot compute at the same time.
 POLL_SECONDS = 0.05
-# Without a block from the others for so long, this process computes those that they have taken.
+# When the others have finished no block for this long, this process computes theirs too.
 PATIENCE_SECONDS = 20.0
 
 Compute = Callable[[np.ndarray], np.ndarray]
@@ -37,20 +37,28 @@ Progress = Callable[[int, int], None]
 
 
 class _Refused(Exception):
-    """The file system does not take a block; the cause is its error."""
+    """The file system does not take a block.
+
+    Attributes:
+        error: its own.
+    """
+
+    def __init__(self, error: OSError):
+        super().__init__(error)
+        self.error = error
 
 
 class Rows:
     """Rows of bytes, each with an index, in a folder that is this cache's own.
 
     A block of rows counts as filled when its mark, written after the rows are on disk, holds their
-    CRC-32. That is the cheapest check at hand (4 GB/s here, SHA-256 1.6 GB/s), and it is accidents
-    that it has to find: every burst of up to 32 bits; other damage escapes it once in 2³² times.
+    CRC-32, the cheapest check there is (4 GB/s here, SHA-256 1.6 GB/s). It has to find accidents:
+    it finds every burst of up to 32 bits, and other damage escapes it once in 2³² times.
 
     Attributes:
         folder: holds `layout.json`, `rows` (its length is what may become filled; the rest is a
             hole), `marks` (one number a block) and `claims` (lock files).
-        count: number of rows that there is room for.
+        count: number of rows that the disk has space for.
         size: bytes of a row.
         block: number of rows that are computed, written and checked together.
         filled: number of first rows that can be read.
@@ -61,11 +69,11 @@ class Rows:
     ):
         """Opens the rows in `folder`, which is made anew where it holds others or is damaged.
 
-        Nobody else may open or remove the folder meanwhile (see `room.opening`). As long as the
+        Nobody else may open or remove the folder meanwhile (see `budget.opening`). As long as the
         rows are open, `in_use(folder)` is true everywhere.
 
         Args:
-            layout: what the rows are, as JSON.
+            layout: identifies the rows, as JSON.
             count, size: see the attributes.
 
         Raises:
@@ -85,9 +93,9 @@ class Rows:
     def fill(self, compute: Compute, progress: Progress | None = None) -> None:
         """Computes the rows that are not there, or are damaged, and checks those that are.
 
-        Several processes may do so at once: each takes blocks that no other has taken, and waits
-        at the end for those of the others; what a dead one had taken is free again, and what one
-        that does not go on has taken is computed all the same. Where the file system takes no
+        Several processes may do so at once. Each takes blocks that no other has taken, and in the
+        end waits for those of the others. The blocks of a dead process are free again, and those
+        of one that makes no progress are computed all the same. Where the file system takes no
         more, the rows from there on stay unfilled, and a warning says so.
 
         Args:
@@ -102,11 +110,11 @@ class Rows:
             while held:
                 pending, held = held, []
                 for block in pending:
-                    mended = self._settle(block, compute, patient)
-                    if mended is None:
+                    repaired = self._settle(block, compute, patient)
+                    if repaired is None:
                         held.append(block)
                         continue
-                    damaged += mended
+                    damaged += repaired
                     self._whole[block] = True
                     done += len(self._indices(block))
                     if progress:
@@ -115,11 +123,11 @@ class Rows:
                 if held:
                     time.sleep(POLL_SECONDS)
                     patient = time.monotonic() - since < PATIENCE_SECONDS
-        except _Refused as error:
-            cause = error.__cause__
+        except _Refused as refused:
+            error = refused.error
             logging.warning(
                 "%s From row %d of %d on they are computed whenever they are needed.",
-                disk.refusal(cause, self.folder / ROWS) or f"{self.folder}: {cause}.",
+                disk.refusal(error, self.folder / ROWS) or f"{self.folder}: {error}.",
                 self._first_missing(),
                 self.count,
             )
@@ -230,7 +238,7 @@ class Rows:
                 self.folder / CLAIMS / str(block % _CLAIM_FILES), os.O_RDWR | os.O_CREAT, 0o666
             )
         except OSError as error:
-            raise _Refused from error
+            raise _Refused(error) from error
         try:
             yield locked(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
@@ -244,7 +252,7 @@ class Rows:
             _sync(self._rows)
             _write(self._marks, np.frombuffer(mark, np.uint8), block * _MARK_BYTES)
         except OSError as error:
-            raise _Refused from error
+            raise _Refused(error) from error
 
 
 def block_rows(size: int) -> int:
@@ -304,12 +312,12 @@ def locked(descriptor: int, how: int) -> bool:
 
 
 def _mark_of(rows: np.ndarray, block: int) -> int:
-    """Returns the mark of a filled block, never 0. Rows at another block's place do not match."""
-    return 1 << 32 | zlib.crc32(rows, block)
+    """Returns the mark of a filled block, never 0. The same rows as another block have another."""
+    return 1 << 32 | zlib.crc32(rows.data, block)
 
 
 def _read(descriptor: int, rows: np.ndarray, offset: int) -> None:
-    left = memoryview(rows).cast("B")
+    left = rows.data.cast("B")
     while left:
         got = os.preadv(descriptor, [left], offset)
         if not got:
@@ -318,7 +326,7 @@ def _read(descriptor: int, rows: np.ndarray, offset: int) -> None:
 
 
 def _write(descriptor: int, rows: np.ndarray, offset: int) -> None:
-    left = memoryview(rows).cast("B")
+    left = rows.data.cast("B")
     while left:
         put = os.pwrite(descriptor, left, offset)
         left, offset = left[put:], offset + put

@@ -1,18 +1,19 @@
-"""What the calls of a flat model do, read from the TensorFlow graph that they make.
+"""What a model's calls do, read from the TensorFlow graph that they make.
 
 Whoever wrote a layer, its graph says whether it draws, writes, or reads what may change: no layer
 has to be known by its class.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry  # tells which operations keep state
+from tensorflow.python.framework import op_def_registry  # knows which operations keep state
 
 from tfbp import fingerprint
-from tfbp.caching.calls import Call, Edge, Flat
+from tfbp.caching.calls import Call, Calls, Edge
 from tfbp.modeling import keras_graph
 
 # Operations that TensorFlow counts as keeping state though they only look at it.
@@ -47,10 +48,10 @@ class Trace:
             calls: in order; with a call, those whose outputs it reads.
         """
         known = {
-            tensor.name: fingerprint.of_json([place, tensor.dtype.name, str(tensor.shape)])
-            for place, tensor in enumerate(self._inputs)
+            tensor.name: fingerprint.of_json([number, tensor.dtype.name, str(tensor.shape)])
+            for number, tensor in enumerate(self._inputs)
         }
-        captured, found = _captured(self._graph), {}
+        captured = _captured(self._graph)
 
         def outside(name: str) -> str:
             if name not in known:
@@ -59,17 +60,18 @@ class Trace:
                 known[name] = fingerprint.of_array(value)
             return known[name]
 
+        fingerprints: dict[Edge, str] = {}
         for call in calls:
-            rows, place = _described(self._operations[call], outside)
+            rows, position = _described(self._operations[call], outside)
             for tensor in _symbolic(self.tensors[edge] for edge in call.outputs):
                 if tensor.name not in known:
-                    made = rows, place(tensor.name)
-                    known[tensor.name] = fingerprint.of_bytes(repr(made).encode())
-            found |= {edge: known[self.tensors[edge].name] for edge in call.outputs}
-        return found
+                    computation = rows, position(tensor.name)
+                    known[tensor.name] = fingerprint.of_bytes(repr(computation).encode())
+            fingerprints |= {edge: known[self.tensors[edge].name] for edge in call.outputs}
+        return fingerprints
 
 
-def trace(flat: Flat, fixed: Sequence[keras.Variable]) -> Trace:
+def trace(calls: Calls, fixed: Sequence[keras.Variable]) -> Trace:
     """Traces all of a model's calls.
 
     Args:
@@ -77,12 +79,14 @@ def trace(flat: Flat, fixed: Sequence[keras.Variable]) -> Trace:
     """
     handles = {id(handle): variable for variable in fixed for handle in _handles(variable)}
     graph = tf.__internal__.FuncGraph("calls")
+    operations: dict[Call, list[tf.Operation]] = {}
+    steady: set[Call] = set()
     with graph.as_default():
         given = keras.tree.map_structure(
-            lambda each: tf.compat.v1.placeholder(each.dtype, each.shape), flat.inputs
+            lambda each: tf.compat.v1.placeholder(each.dtype, each.shape), calls.inputs
         )
-        tensors, operations, steady = {flat.given: given}, {}, set()
-        for call in flat.calls:
+        tensors = {calls.given: given}
+        for call in calls:
             made, acts = _traced(graph, call, tensors, training=True)
             operations[call] = made
             if acts or _acts(made, graph) or _looks_elsewhere(graph, call, made, tensors, handles):
@@ -98,7 +102,9 @@ def trace(flat: Flat, fixed: Sequence[keras.Variable]) -> Trace:
     return Trace(frozenset(steady), tensors, inputs, operations, graph, handles)
 
 
-def _traced(graph, call: Call, tensors, training: bool) -> tuple[list[tf.Operation], bool]:
+def _traced(
+    graph: tf.Graph, call: Call, tensors: dict[Edge, tf.Tensor], training: bool
+) -> tuple[list[tf.Operation], bool]:
     """Returns the operations that a call adds; whether it sets Keras's variables or adds losses.
 
     It does neither: the scope catches both.
@@ -109,8 +115,10 @@ def _traced(graph, call: Call, tensors, training: bool) -> tuple[list[tf.Operati
     return graph.get_operations()[before:], bool(scope.state_mapping or scope.losses)
 
 
-def _takes_training(operation: Callable) -> bool:
-    layers = keras_graph.all_layers(operation) if isinstance(operation, keras.layers.Layer) else []
+def _takes_training(operation: Callable[..., Any]) -> bool:
+    if not isinstance(operation, keras.layers.Layer):
+        return False
+    layers = keras_graph.all_layers(operation)
     return any("training" in layer.call_signature_parameters for layer in layers)
 
 
@@ -120,24 +128,30 @@ def _handles(variable: keras.Variable) -> list[tf.Tensor]:
     return [each.handle for each in getattr(value, "values", [value])]
 
 
-def _captured(graph) -> dict[str, tf.Tensor]:
-    """Returns what a graph has taken from outside, by the name that it has inside."""
+def _captured(graph: tf.Graph) -> dict[str, tf.Tensor]:
+    """Returns the tensors that a graph has taken from outside, by their names inside."""
     return {inside.name: outside for outside, inside in graph.captures}
 
 
-def _symbolic(values: Iterable[object]) -> list[tf.Tensor]:
+def _symbolic(values: Iterable[Any]) -> list[tf.Tensor]:
     """Returns those of a structure's values that are a graph's tensors, and their masks."""
-    flat = keras.tree.flatten(list(values))
+    tensors = keras.tree.flatten(list(values))
     return [
         each
-        for each in (*flat, *map(keras_graph.mask_of, flat))
+        for each in (*tensors, *map(keras_graph.mask_of, tensors))
         if isinstance(each, tf.Tensor) and tf.is_symbolic_tensor(each)
     ]
 
 
-def _looks_elsewhere(graph, call: Call, operations, tensors, handles) -> bool:
+def _looks_elsewhere(
+    graph: tf.Graph,
+    call: Call,
+    operations: Sequence[tf.Operation],
+    tensors: Mapping[Edge, tf.Tensor],
+    handles: Mapping[int, keras.Variable],
+) -> bool:
     """Tells whether a call's operations take anything but its inputs, constants and variables that
-    stay: a variable that may change, a table, what another call has left somewhere.
+    stay: a variable that may change, a table, a tensor that another call has left somewhere.
     """
     near = {tensor.name for operation in operations for tensor in operation.outputs}
     near |= {tensor.name for tensor in _symbolic(tensors[edge] for edge in call.inputs)}
@@ -152,12 +166,12 @@ def _looks_elsewhere(graph, call: Call, operations, tensors, handles) -> bool:
     return False
 
 
-def _acts(operations: list[tf.Operation], graph) -> bool:
+def _acts(operations: Iterable[tf.Operation], graph: tf.Graph) -> bool:
     """Tells whether operations draw random numbers, write, or do what TensorFlow cannot see."""
     return any(_node_acts(operation.node_def, graph) for operation in operations)
 
 
-def _node_acts(node, graph) -> bool:
+def _node_acts(node: tf.compat.v1.NodeDef, graph: tf.Graph) -> bool:
     if functions := [name for value in node.attr.values() for name in _functions(value)]:
         return any(
             _node_acts(inner, graph)
@@ -169,29 +183,33 @@ def _node_acts(node, graph) -> bool:
 
 
 def _described(
-    operations: list[tf.Operation], outside: Callable[[str], object] = str
-) -> tuple[list, Callable[[str], object]]:
-    """Returns what operations compute, and a function from a tensor's name to its place in it.
+    operations: Iterable[tf.Operation], outside: Callable[[str], object] = str
+) -> tuple[list[tuple], Callable[[str], object]]:
+    """Describes what operations compute, without names.
 
     Args:
-        outside: names a tensor that is made by none of the operations.
-    """
-    places, rows = {}, []
+        outside: says what stands for a tensor that is made by none of the operations.
 
-    def place(name: str) -> object:
-        return places[name] if name in places else outside(name)
+    Returns:
+        A row for each operation, and a function from a tensor's name to its position in them.
+    """
+    positions: dict[str, tuple[int, int]] = {}
+    rows: list[tuple] = []
+
+    def position(name: str) -> object:
+        return positions[name] if name in positions else outside(name)
 
     for operation in operations:
         if operation.type == "Placeholder":  # of what is captured when it is first read
             continue
-        inputs = [place(tensor.name) for tensor in operation.inputs]
+        inputs = [position(tensor.name) for tensor in operation.inputs]
         rows.append((operation.type, inputs, _attributes(operation.node_def, operation.graph)))
         for number, tensor in enumerate(operation.outputs):
-            places[tensor.name] = (len(rows), number)
-    return rows, place
+            positions[tensor.name] = (len(rows), number)
+    return rows, position
 
 
-def _attributes(node, graph) -> list:
+def _attributes(node: tf.compat.v1.NodeDef, graph: tf.Graph) -> list[tuple[str, object]]:
     """Returns a node's attributes, with functions in place of their names."""
     return [
         (
@@ -204,30 +222,32 @@ def _attributes(node, graph) -> list:
     ]
 
 
-def _functions(value) -> list[str]:
+def _functions(value: tf.compat.v1.AttrValue) -> list[str]:
     """Returns the names of the functions in an attribute: a loop's body, branches."""
     return [each.name for each in (value.func, *value.list.func) if each.name]
 
 
-def _definition(graph, name: str):
+def _definition(graph: tf.Graph, name: str) -> Any:
+    """Returns the FunctionDef of a graph's function."""
     return graph._get_function(name).cached_definition
 
 
-def _body(definition, graph) -> list:
+def _body(definition: Any, graph: tf.Graph) -> list[list]:
     """Returns what a function computes, its tensors numbered."""
     names = [each.name for each in (*definition.signature.input_arg, *definition.node_def)]
     numbers = {name: number for number, name in enumerate(names)}
 
-    def place(text: str) -> tuple:
+    def position(text: str) -> tuple[int, list[str]]:
         name, *output = text.split(":")
         return numbers[name], output
 
     rows = [
         (
             node.op,
-            [place(text) for text in node.input if not text.startswith("^")],
+            [position(text) for text in node.input if not text.startswith("^")],
             _attributes(node, graph),
         )
         for node in definition.node_def
     ]
-    return [rows, [place(definition.ret[each.name]) for each in definition.signature.output_arg]]
+    outputs = definition.signature.output_arg
+    return [rows, [position(definition.ret[each.name]) for each in outputs]]

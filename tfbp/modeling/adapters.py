@@ -49,17 +49,17 @@ def add_lora(model: keras.Model, layers: str, rank: int, *, biases: bool = False
         raise mistake("rank", "must be a whole number of at least 1", rank)
     matched = paths.select(model, layers, "layers")
     inside = {path: keras_graph.all_layers(layer) for path, layer in matched.items()}
-    if twice := [path for path, found in inside.items() if any(map(adapted, found))]:
+    if twice := [path for path, parts in inside.items() if any(map(adapted, parts))]:
         raise mistake("layers", "must not match layers that have adapters already", twice)
-    parts = {path: list(filter(_adaptable, found)) for path, found in inside.items()}
-    if unfit := [path for path, layer in matched.items() if not _covers(parts[path], layer)]:
+    adaptable = {path: list(filter(_adaptable, parts)) for path, parts in inside.items()}
+    if unfit := [path for path, layer in matched.items() if not _covers(adaptable[path], layer)]:
         raise mistake(
             "layers",
             "must match no other layers than those that Keras can adapt (Dense, EinsumDense, "
             "Conv1D to Conv3D and Embedding, not quantized and without a constraint)",
             unfit,
         )
-    for layer in itertools.chain(*parts.values()):
+    for layer in itertools.chain(*adaptable.values()):
         layer.enable_lora(rank)
         layer.lora_biases = biases
     return model
@@ -71,7 +71,7 @@ def adapted(layer: keras.layers.Layer) -> bool:
 
 
 def learning(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """Returns what learns in an adapted layer: A, B and, if `add_lora` was asked to, the bias."""
+    """Returns the variables of an adapted layer that learn: A, B and, with `biases`, the bias."""
     bias = getattr(layer, "bias", None) if getattr(layer, "lora_biases", False) else None
     adapters = [getattr(layer, name) for name in _names(layer)]
     return adapters if bias is None else [*adapters, bias]

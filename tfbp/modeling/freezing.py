@@ -1,6 +1,7 @@
 """What trains in a phase: the layers that its pattern names, and nothing else."""
 
 import dataclasses
+import itertools
 import math
 
 import keras
@@ -30,16 +31,16 @@ class Frozen:
     @property
     def parameters(self) -> int:
         """Number of values that learn."""
-        return sum(math.prod(each.shape) for found in self.learning.values() for each in found)
+        return sum(math.prod(each.shape) for each in itertools.chain(*self.learning.values()))
 
     @property
     def fixed(self) -> list[keras.Variable]:
-        """The weights that stay: all of frozen layers, and what does not change of the others."""
-        changing = (*self.learning.values(), *self.statistics.values())
-        changing = {id(variable) for found in changing for variable in found}
+        """The weights that stay as they are: all of the frozen layers, and some of the others."""
+        changing = itertools.chain(*self.learning.values(), *self.statistics.values())
+        numbers = {id(variable) for variable in changing}
         layers = (*self.frozen.values(), *self.trainable.values())
         weights = [variable for layer in layers for variable in layer.weights]
-        return [variable for variable in weights if id(variable) not in changing]
+        return [variable for variable in weights if id(variable) not in numbers]
 
 
 def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Frozen:
@@ -65,8 +66,8 @@ def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Fr
     divided = Frozen({}, {}, {}, {})
     for path, layer in paths.with_weights(model).items():
         for part in keras_graph.all_layers(layer):
-            # Keras passes over an assignment that changes nothing, and the variables with it, which
-            # an earlier phase may have told apart from their layer.
+            # Keras ignores an assignment that changes nothing, and with it the variables, which an
+            # earlier phase may have set apart from their layer.
             part.trainable = path not in matched
             part.trainable = path in matched
         fixed = _fix(layer, batch_norm) if path in matched else layer.weights
@@ -86,7 +87,7 @@ def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Fr
 
 
 def _fix(layer: keras.layers.Layer, batch_norm: str) -> list[keras.Variable]:
-    """Freezes what may not change in a matching layer, and returns it."""
+    """Freezes the variables of a matching layer that may not change, and returns them."""
     fixed = []
     for part in keras_graph.all_layers(layer):
         if isinstance(part, keras.layers.BatchNormalization) and batch_norm != "train":

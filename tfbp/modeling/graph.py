@@ -1,6 +1,6 @@
-"""A model's graph: what tells two builds of one model to be the same, and whether it can be saved.
+"""A model's graph: whether two builds are of one model, and whether it can be saved.
 
-The graph is what a model computes with whatever weights: classes, settings, shapes, connections.
+The graph is the computation without the weights: classes, settings, shapes, connections.
 """
 
 import json
@@ -137,18 +137,18 @@ def _connections(operation: keras.Operation) -> dict | None:
     graph = keras_graph.graph_of(operation)
     if graph is None:
         return None
-    place = {id(part): number for number, part in enumerate(graph.operations)}
-    number: dict[int, int] = {}
+    part_numbers = {id(part): number for number, part in enumerate(graph.operations)}
+    numbers: dict[int, int] = {}
     calls = []
 
     def numbered(value: object) -> object:
-        return {"tensor": number[id(value)]} if isinstance(value, keras.KerasTensor) else value
+        return {"tensor": numbers[id(value)]} if isinstance(value, keras.KerasTensor) else value
 
     for call in keras_graph.graph_calls(graph):
         given = _written(_mapped, numbered, (call.args, call.kwargs))
-        calls.append([place[id(call.operation)], given])
+        calls.append([part_numbers[id(call.operation)], given])
         for tensor in call.outputs:
-            number[id(tensor)] = len(number)
+            numbers[id(tensor)] = len(numbers)
     ends = keras_graph.graph_ends(graph)
     return {"calls": calls} | {name: _mapped(numbered, end) for name, end in ends.items()}
 
@@ -158,7 +158,7 @@ def _mapped(function: Callable, structure: object) -> object:
 
 
 def _written(function: Callable, *arguments: object) -> object:
-    """Returns, as JSON, what `function` returns; None where that cannot be had."""
+    """Calls a function, and returns its result as JSON; None where there is none."""
     try:
         return keras.saving.serialize_keras_object(function(*arguments))
     except Exception:  # A class of the user's own: whatever its `get_config` raises.
@@ -166,7 +166,7 @@ def _written(function: Callable, *arguments: object) -> object:
 
 
 def _cleared(value: object, kind: str = "") -> object:
-    """Returns a configuration without what says nothing about the graph, at any depth.
+    """Leaves out of a configuration, at any depth, the entries that say nothing about the graph.
 
     Args:
         kind: class whose configuration `value` is; "": that of none, or of the outermost one.
@@ -191,7 +191,7 @@ def _unnumbered(name: str, kind: str) -> str:
     """Returns a name without the number that Keras gave it: dense_3 → dense.
 
     Args:
-        kind: class of what has the name. Names that do not end with it are a user's own.
+        kind: class of the thing that has the name. Names that do not end with it are a user's own.
     """
     stem = re.sub(r"_\d+(CLONE)?$", "", name)
     auto = stem.replace("_", "").endswith((kind.lower(), "kerastensor"))

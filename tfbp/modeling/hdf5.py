@@ -24,7 +24,7 @@ _INSIDE = "model.weights.h5"
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         whole_model: whether it says how to build a model.
@@ -38,30 +38,30 @@ class Contents:
     arrays: int
 
 
-def look_up(file: str | os.PathLike) -> Contents:
-    """Returns what an HDF5 file holds, or the one inside a `.keras` file; reads no array.
+def look_up(file: str | os.PathLike[str]) -> Contents:
+    """Looks up the contents of an HDF5 file, or of the one inside a `.keras` file; reads no array.
 
     Raises:
-        ValueError: it is damaged, or none. The message says why.
+        ValueError: the file is damaged, or is no HDF5 file. The message says why.
     """
     command = [sys.executable, "-P", __file__, os.fspath(file)]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        reader = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         raise ValueError("reading it does not end") from None
-    if found.returncode < 0:
-        raise ValueError(f"reading it ends with {signal.Signals(-found.returncode).name}")
-    if found.returncode:
-        raise ValueError(found.stderr.strip().rpartition("\n")[2])
-    return Contents(**json.loads(found.stdout))
+    if reader.returncode < 0:
+        raise ValueError(f"reading it ends with {signal.Signals(-reader.returncode).name}")
+    if reader.returncode:
+        raise ValueError(reader.stderr.strip().rpartition("\n")[2])
+    return Contents(**json.loads(reader.stdout))
 
 
 def _contents(path: str) -> Contents:
-    whole = path
+    weights: str | io.BytesIO = path
     if path.endswith(".keras"):
         with zipfile.ZipFile(path) as archive:
-            whole = io.BytesIO(archive.read(_INSIDE))
-    with h5py.File(whole, "r") as file:
+            weights = io.BytesIO(archive.read(_INSIDE))
+    with h5py.File(weights, "r") as file:
         parts = [("", file)]
         # Neither walk follows a link that is not a hard one.
         elsewhere = file.visititems_links(_link)

@@ -76,7 +76,7 @@ def swap_head(
             "must return features [batch, c] or a feature map [batch, height, width, c]",
             backbone.output_shape,
         )
-    preprocessing = preprocessing_of(backbone) if preprocess == "auto" else preprocess
+    preprocessing = preprocessing_of(backbone) if isinstance(preprocess, str) else preprocess
 
     images = keras.Input(backbone.input_shape[1:], name="image")
     x = preprocessing(images) if preprocessing else images
@@ -100,9 +100,9 @@ def swap_head(
 
 
 def preprocessing_of(backbone: keras.Model) -> Preprocessing:
-    """Returns what maps images of 0 to 255 to what a model of `keras.applications` takes.
+    """Returns the function from images of 0 to 255 to what a model of `keras.applications` takes.
 
-    It is told by the model's name. None: the model takes them as they are.
+    It is found by the model's name. None: the model takes the images as they are.
 
     Raises:
         tfbp.UserError: the name is not that of a model of `keras.applications`.

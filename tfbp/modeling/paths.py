@@ -17,7 +17,9 @@ def layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.la
     yield from _walk(model, prefix, set())
 
 
-def _walk(model, prefix, seen):
+def _walk(
+    model: keras.Model, prefix: str, seen: set[int]
+) -> Iterator[tuple[str, keras.layers.Layer]]:
     for layer in model.layers:
         if id(layer) in seen:
             continue
@@ -37,23 +39,23 @@ def with_weights(model: keras.Model) -> dict[str, keras.layers.Layer]:
     Raises:
         tfbp.UserError: two layers have the same path, or the model has not been built.
     """
-    found: dict[str, keras.layers.Layer] = {}
+    known: dict[str, keras.layers.Layer] = {}
     if not model.built:
         raise mistake("model", "must be built before its layers are named", model.name)
     for path, layer in layers(model):
         if not layer.weights:
             continue
-        if path in found:
+        if path in known:
             raise UserError(f"Two layers have the path {path!r}. Give one of them another name.")
-        found[path] = layer
-    covered = {id(variable) for layer in found.values() for variable in layer.weights}
+        known[path] = layer
+    covered = {id(variable) for layer in known.values() for variable in layer.weights}
     own = [variable for variable in model.weights if id(variable) not in covered]
     if own:
         raise UserError(
             f"`model` {model.name!r} keeps {len(own)} variables outside any of its layers "
             f"({own[0].path}, …). Put them into a keras.layers.Layer, so that phases can name them."
         )
-    return found
+    return known
 
 
 def select(
