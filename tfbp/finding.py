@@ -15,6 +15,7 @@ IDS = (
     "statistics-move",
     "loss-mismatch",
     "preprocessing",
+    "rounded-input",
     "split-overlap",
     "duplicates",
     "class-missing",

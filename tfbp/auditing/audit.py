@@ -16,6 +16,7 @@ from tfbp.auditing import (
     losses,
     one_batch,
     preprocessing,
+    rounding,
     statistics,
     weights,
 )
@@ -94,6 +95,7 @@ def findings(
             task.check(model, splits.train)
         found += mismatch
         found += connection.findings(model, splits, backbones)
+        found += rounding.findings(model, splits)
     found += examples.findings(splits, task)
     for number, phase in enumerate(phases):
         with one_batch.untouched(model):

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp import fingerprint
-from tfbp.data import arrays
+from tfbp.data import arrays, labels
+from tfbp.data.precision import content_hashes
 from tfbp.errors import mistake
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -27,8 +28,9 @@ class Examples:
     """A finite set of examples, each with an index from 0 to `size - 1`.
 
     An example is a pair (x, y). x is an image (float32 [height, width, channels], 0 to 255), a
-    vector (float32 [features]) or tokens (int32 [steps]). y is a label (int64 []), values
-    (float32 [k]) or, for text, the tokens that follow (int32 [steps], or [] for the last alone).
+    vector (float32 [features]; int32 or int64 where float32 would round) or tokens (int32 [steps]).
+    y is a label (int64 []), values (float32 [k]) or, for text, the tokens that follow (int32
+    [steps], or [] for the last alone).
 
     Attributes:
         size: number of examples.
@@ -96,7 +98,8 @@ class Examples:
         """Makes the rows of two arrays examples, held in memory (uint8 stays uint8 there).
 
         Args:
-            x: numbers [size, …]; [size] becomes [size, 1].
+            x: numbers [size, …]; [size] becomes [size, 1]. They are held as `precision.narrow`
+                says; their identity, in `hashes`, is that of the numbers as given.
             y: whole numbers [size] are labels; floats [size, k] or [size] are values.
             name: what an error calls the example of an index.
             columns, values: see the attributes.
@@ -104,22 +107,25 @@ class Examples:
         Raises:
             tfbp.UserError: the lengths differ, or any is not as it must be.
         """
-        x, y = arrays.inputs(x), arrays.targets(y)
+        if columns is not None:
+            labels.check_text("columns", columns)
+        (x, given), y = arrays.inputs(x, columns), arrays.targets(y)
         if len(x) != len(y):
             raise mistake("y", f"must have one row for each of the {len(x)} rows of `x`", len(y))
         arrays.check_names("columns", columns, x)
         arrays.check_names("values", values, y)
+        dtype = tf.float32 if x.dtype == np.uint8 else tf.as_dtype(x.dtype)
         with tf.device("CPU:0"):  # a batch travels to the device, not the whole set
             all_x, all_y = tf.constant(x), tf.constant(y)
 
         def read(indices: tf.Tensor) -> Batch:
-            return tf.cast(tf.gather(all_x, indices), tf.float32), tf.gather(all_y, indices)
+            return tf.cast(tf.gather(all_x, indices), dtype), tf.gather(all_y, indices)
 
-        spec = (tf.TensorSpec(x.shape[1:], tf.float32), tf.TensorSpec(y.shape[1:], y.dtype))
+        spec = (tf.TensorSpec(x.shape[1:], dtype), tf.TensorSpec(y.shape[1:], y.dtype))
         return cls(
             read,
             spec=spec,
-            hashes=content_hashes(x),
+            hashes=content_hashes(given),
             targets=y,
             name=name,
             columns=None if columns is None else tuple(columns),
@@ -264,12 +270,6 @@ class Examples:
             "in_memory": self.in_memory,
         }
         return Examples(**{**current, **changes})
-
-
-def content_hashes(rows: np.ndarray) -> np.ndarray:
-    """The hex SHA-256 of each row of an array, [size], dtype "S64"."""
-    head = f"{rows.dtype.str}{rows.shape[1:]}".encode()
-    return np.array([fingerprint.of_bytes(head, row.tobytes()) for row in rows], "S64")
 
 
 def order(

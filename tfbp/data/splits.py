@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfbp.data import arrays, splitting
+from tfbp.data import datasets, labels, splitting
 from tfbp.data.examples import Examples, Transform
+from tfbp.data.labels import Classes
 from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import mistake
 
@@ -40,7 +41,7 @@ class Splits:
         x: np.ndarray,
         y: np.ndarray,
         *,
-        classes: Sequence[str] | None = None,
+        classes: Classes | None = None,
         validation: float = 0.1,
         test: float = 0.1,
         seed: int = 0,
@@ -51,22 +52,26 @@ class Splits:
 
         Args:
             x: images [size, height, width, channels] from 0 to 255 (uint8 stays uint8 in memory),
-                vectors [size, features], or numbers [size].
+                vectors [size, features], or numbers [size]. Whole numbers that float32 would round
+                reach the model as int32 or int64.
             y: labels [size], as whole numbers or names; or values to predict, floats [size, k] or
-                [size].
-            classes: class names in the order of their labels. Default: the names that occur,
-                sorted, or "0", "1", … for whole numbers.
+                [size]. One-hot rows [size, classes] are labels if they are whole numbers or if
+                there are `classes`; so are floats that are whole, if there are `classes`.
+            classes: class names in the order of their labels; or whole numbers: the labels
+                themselves, in the order wanted. Default: the names that occur, sorted, or "0", "1",
+                … for whole numbers, which must then be 0, 1, ….
             validation, test: fractions held out, in [0, 1).
             seed: which examples are held out.
             columns, values: for a table, what the entries of x and of y are called: an export takes
                 and answers them by these names.
 
         Raises:
-            tfbp.UserError: lengths differ, there are no examples, NaN or infinity, one class only,
-                fewer examples than classes, a label outside `classes`, a class without examples, a
-                fraction out of range.
+            tfbp.UserError: lengths differ, there are no examples, a value is missing or infinite,
+                numbers would be rounded until they are equal, one class only, fewer examples than
+                classes, a label outside `classes`, a class without examples, a name that UTF-8
+                cannot hold, a fraction out of range.
         """
-        targets, names = arrays.by_name(y, classes)
+        targets, names = labels.separate(y, classes)
         examples = Examples.from_arrays(x, targets, columns=columns, values=values)
         return cls.cut(examples, classes=names, validation=validation, test=test, seed=seed)
 
@@ -75,20 +80,25 @@ class Splits:
         cls,
         dataset: tf.data.Dataset,
         *,
-        classes: Sequence[str] | None = None,
+        classes: Classes | None = None,
         validation: float = 0.1,
         test: float = 0.1,
         seed: int = 0,
+        at_most: int | None = None,
     ) -> "Splits":
         """Reads a finite dataset of pairs (x, y) into memory and cuts it.
 
         The pairs may be single examples or batches. Everything else is as in `from_arrays`.
 
+        Args:
+            at_most: how many examples the dataset may hold. Default: any number if it says its
+                size, and else 100,000, or 4 GiB.
+
         Raises:
-            tfbp.UserError: the dataset is infinite, empty or not of pairs, its examples differ in
-                shape, or what `from_arrays` raises.
+            tfbp.UserError: the dataset is infinite or larger than it may be, empty or not of pairs,
+                its examples differ in shape, or what `from_arrays` raises.
         """
-        x, y = arrays.read_dataset(dataset)
+        x, y = datasets.read(dataset, at_most)
         return cls.from_arrays(x, y, classes=classes, validation=validation, test=test, seed=seed)
 
     @classmethod
@@ -114,8 +124,8 @@ class Splits:
         """
         if examples.labels is not None:
             if classes is None:
-                classes = tuple(map(str, range(int(examples.labels.max()) + 1)))
-            arrays.check_classes(examples.labels, classes)
+                classes = labels.default_classes(examples.labels)
+            labels.check_classes(examples.labels, classes)
         given = {"validation": validation, "test": test}
         fractions = {
             name: 0.0 if isinstance(part, Examples) else part for name, part in given.items()

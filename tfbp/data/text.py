@@ -5,8 +5,9 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from tfbp.data import splitting
-from tfbp.data.examples import Batch, Examples, content_hashes
+from tfbp.data import labels, splitting
+from tfbp.data.examples import Batch, Examples
+from tfbp.data.precision import raw_hashes
 from tfbp.data.splits import Splits
 from tfbp.data.vocabulary import Kind, Vocabulary
 from tfbp.errors import UserError, mistake
@@ -65,7 +66,7 @@ def windows(
     return Examples(
         read,
         spec=(tf.TensorSpec((steps,), tf.int32), tf.TensorSpec(y_shape, tf.int32)),
-        hashes=content_hashes(views[:, :-1]),
+        hashes=raw_hashes(views[:, :-1]),
         targets=views[:, 1:] if targets == "all" else views[:, -1],
         name=lambda index: f"{name}, token {index * stride}",
         characters_per_token=len(text) / len(tokens),
@@ -97,6 +98,7 @@ def cut(
         tfbp.UserError: a part is shorter than one window, or a setting is out of range.
     """
     splitting.check_fractions(validation, test)
+    labels.check_text("text", [text])
     second = len(text) - round(len(text) * test)
     first = second - round(len(text) * validation)
     if vocabulary is None:

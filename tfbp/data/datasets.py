@@ -1,0 +1,106 @@
+"""A dataset of pairs, read once into memory."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tfbp.data.precision import content_hashes
+from tfbp.errors import UserError, mistake
+
+# How much is read of a dataset that does not say its size: examples, and bytes.
+MOST = 100_000
+_MOST_BYTES = 2**32
+# From this many examples on, and at each doubling, a dataset is looked at for repeats.
+_FIRST_LOOK = 1024
+# Seconds between two lines that count.
+_SECONDS = 10.0
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def read(dataset: tf.data.Dataset, at_most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Reads all x and all y of a finite dataset of pairs, single or in batches.
+
+    A dataset that does not say its size, like one from a Python generator, is counted while it is
+    read, and may hold 100,000 examples or 4 GiB.
+
+    Args:
+        at_most: how many examples it may hold, instead of that.
+
+    Raises:
+        tfbp.UserError: the dataset is infinite, larger than it may be, empty or not of pairs of
+            tensors; its size is unknown and it repeats itself; its examples differ in shape; it
+            could yield examples as well as batches.
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        raise mistake("dataset", "must be a tf.data.Dataset", dataset)
+    spec = dataset.element_spec
+    is_pair = isinstance(spec, tuple) and len(spec) == 2
+    if not is_pair or not all(isinstance(item, tf.TensorSpec) for item in spec):
+        raise mistake("dataset", "must yield pairs of tensors (x, y)", spec)
+    cardinality = int(dataset.cardinality())
+    if cardinality == tf.data.INFINITE_CARDINALITY:
+        raise mistake("dataset", "must be finite", "an infinite one (`repeat`?)")
+    if not _is_batched(*spec):
+        dataset = dataset.batch(256)
+    batches = dataset.as_numpy_iterator()
+    if cardinality == tf.data.UNKNOWN_CARDINALITY or at_most is not None:
+        batches = _bounded(batches, at_most)
+    try:
+        pairs = list(batches)
+        if not pairs:
+            raise mistake("dataset", "must hold at least one example", "an empty one")
+        x, y = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    except (tf.errors.InvalidArgumentError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"`dataset` must yield examples of one shape. {error}") from error
+    return x, y
+
+
+def _bounded(batches: Iterator[Pair], at_most: int | None) -> Iterator[Pair]:
+    count = size = 0
+    seen: set[bytes] = set()
+    look, known = _FIRST_LOOK, 0
+    clock = time.monotonic()
+    for x, y in batches:
+        yield x, y
+        count, size = count + len(x), size + x.nbytes + y.nbytes
+        if count > (MOST if at_most is None else at_most) or (
+            at_most is None and size > _MOST_BYTES
+        ):
+            raise UserError(
+                f"`dataset` does not end: {count:,} examples, {size / 2**20:,.0f} MiB, were read. "
+                "Cut one that is endless with `dataset.take(…)`. If it ends later, say how many "
+                "examples it may hold: `at_most=…`."
+            )
+        if at_most is None:
+            seen.update(content_hashes(x).tolist())
+            if count >= look:
+                if len(seen) == known:
+                    raise UserError(
+                        f"`dataset` repeats itself: of {count:,} examples only {known:,} differ, "
+                        "and the second half holds no new one. Leave `repeat` out, or cut it with "
+                        "`dataset.take(…)`. If it is meant so, say how many examples it may hold: "
+                        "`at_most=…`."
+                    )
+                look, known = 2 * count, len(seen)
+        if time.monotonic() - clock > _SECONDS:
+            logging.info("%s examples read of a dataset that does not say its size.", f"{count:,}")
+            clock = time.monotonic()
+
+
+def _is_batched(x: tf.TensorSpec, y: tf.TensorSpec) -> bool:
+    if x.shape.rank is None or y.shape.rank is None:
+        raise mistake("dataset", "must yield tensors of known rank", (x, y))
+    if x.shape.rank == 0 or y.shape.rank == 0:
+        return False
+    if x.shape[0] is None and y.shape[0] is None:
+        return True
+    if x.shape[0] == y.shape[0] and not y.dtype.is_integer:
+        # Vectors of k features with k values look just like batches of k numbers.
+        raise mistake("dataset", "must say what it yields: `unbatch` it", (x, y))
+    return x.shape[0] == y.shape[0]

@@ -1,0 +1,168 @@
+"""Labels as users hand them in: whole numbers, names, or one-hot rows; and the names of classes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfbp.data import missing
+from tfbp.data.numbers import unboxed
+from tfbp.errors import UserError, mistake
+
+Classes = Sequence[str] | Sequence[int]
+
+
+def separate(labels: object, classes: Classes | None) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """Separates labels and class names.
+
+    Names, [size] or [size, 1], become their positions in `classes`; without `classes` the names are
+    those that occur, sorted. Whole numbers are positions in `classes` already, unless `classes` are
+    whole numbers themselves: then they are looked up like names. One-hot rows become labels if they
+    are whole numbers or booleans, or if there are `classes`; floats that are whole numbers do so if
+    there are `classes`. Values to predict stay as they are, and so does what is no array of either.
+
+    Raises:
+        tfbp.UserError: a label is missing or is not among `classes`, a name cannot be written as
+            UTF-8, or there are `classes` and the labels are fractions.
+    """
+    y = refuse_missing(labels, [] if classes is None else list(map(str, classes)))
+    if y.dtype.kind == "O" and not any(isinstance(value, (str, bytes)) for value in y.flat):
+        y = unboxed("y", y)
+    if y.ndim == 2 and y.shape[1] == 1 and (y.dtype.kind != "f" or classes is not None):
+        y = y[:, 0]
+    if is_one_hot(y) and (y.dtype.kind != "f" or classes is not None):
+        y = y.argmax(axis=1)
+    if y.dtype.kind in "SUOT":
+        return _by_name(y, classes)
+    if classes is None:
+        return y, None
+    if y.dtype.kind == "f":
+        fractions = np.flatnonzero((y != np.round(y)).reshape(len(y), -1).any(axis=1))
+        if y.ndim != 1 or len(fractions):
+            received = f"{y[fractions[0]]} (row {fractions[0]})" if len(fractions) else y.shape
+            rule = "must hold whole labels, or one-hot rows, when `classes` are given"
+            raise mistake("y", rule, received)
+        y = y.astype(np.int64)
+    names = tuple(map(str, classes))
+    if y.ndim == 1 and y.dtype.kind in "iu" and not any(isinstance(name, str) for name in classes):
+        return _positions(y.tolist(), [int(name) for name in classes], "y"), names
+    return y, names
+
+
+def refuse_missing(values: object, classes: Sequence[str] = ()) -> np.ndarray:
+    """Refuses labels or targets of which some are missing; `classes` may be called like it.
+
+    Raises:
+        tfbp.UserError: some are; it says in which rows.
+    """
+    empty = missing.mask(values)
+    y = np.asarray(values)
+    if classes and empty.any():
+        empty &= ~np.isin(np.array(y, str), classes)
+    if not empty.any():
+        return y
+    rows = np.flatnonzero(empty.reshape(len(y), -1).any(axis=1)) if y.ndim else [0]
+    first = y[rows[0]] if y.ndim else y
+    value = first if np.ndim(first) == 0 else first[empty[rows[0]]][0]
+    if y.dtype.kind == "f":
+        value = float(value)
+    more = f" and in {len(rows) - 1:,} more" if len(rows) > 1 else ""
+    mend = "Leave such rows out"
+    if isinstance(value, str):
+        mend += ", or name the class in `classes` if it is one"
+    raise UserError(
+        f"`y` must hold a value in every row: it is missing in row {rows[0]}{more}. "
+        f"Received: {value!r}. {mend}."
+    )
+
+
+def is_one_hot(rows: np.ndarray) -> bool:
+    """Whether each row, of two entries or more, is 1 at one of them and 0 elsewhere."""
+    if rows.ndim != 2 or rows.shape[1] < 2 or rows.dtype.kind not in "biuf":
+        return False
+    return bool(np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all())
+
+
+def default_classes(labels: np.ndarray) -> tuple[str, ...]:
+    """The class names of labels that are 0, 1, … without a gap: "0", "1", ….
+
+    Raises:
+        tfbp.UserError: they are not; it says what mends that.
+    """
+    present = np.unique(labels)
+    if np.array_equal(present, np.arange(len(present))):
+        return tuple(map(str, present.tolist()))
+    shown = ", ".join(map(str, present[:6].tolist())) + (", …" if len(present) > 6 else "")
+    numbers = present.tolist() if len(present) <= 6 else "[…]"
+    raise UserError(
+        "`y` must hold the labels 0, 1, 2, … without a gap when there are no `classes`. "
+        f"Received: {len(present):,} different numbers, {shown}. Give them as names, "
+        f"`y.astype(str)`, or say which numbers are classes: `classes={numbers}`. "
+        "Values to predict must be floats."
+    )
+
+
+def check_classes(labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Checks that labels and class names fit each other.
+
+    Raises:
+        tfbp.UserError: one class only, a name twice or one that cannot be written as UTF-8, fewer
+            examples than classes, a label outside `classes`, a class without examples.
+    """
+    twice = [name for name in classes if list(classes).count(name) > 1]
+    if twice:
+        raise mistake("classes", "must differ from each other", twice[0])
+    check_text("classes", classes)
+    if len(classes) < 2:
+        raise mistake("classes", "must be two or more", list(classes))
+    outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(outside):
+        row = outside[0]
+        rule = f"must hold labels from 0 to {len(classes) - 1}, one for each class (row {row})"
+        raise mistake("y", rule, int(labels[row]))
+    if len(labels) < len(classes):
+        raise UserError(
+            f"There must be at least one example of each class. "
+            f"Received: {len(labels)} examples of {len(classes)} classes."
+        )
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+    if len(empty):
+        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        rule = f"must each have an example; {classes[empty[0]]!r} has none{more}"
+        raise mistake("classes", rule, list(classes))
+
+
+def check_text(argument: str, names: Sequence[str]) -> None:
+    """Checks that names can be written as UTF-8, as every export and log does.
+
+    Raises:
+        tfbp.UserError: one cannot: it holds half of a surrogate pair, or bytes that are no text.
+    """
+    for name in names:
+        try:
+            str(name).encode()
+        except UnicodeEncodeError:
+            shown = str(name) if len(str(name)) < 80 else f"{str(name)[:80]}…"
+            raise mistake(argument, "must be text that UTF-8 can hold", shown) from None
+
+
+def _by_name(y: np.ndarray, classes: Classes | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    if y.ndim != 1:
+        raise mistake("y", "must be one name for each example, of the shape [size]", y.shape)
+    names = [_text(name) for name in y.tolist()]
+    known = tuple(map(str, sorted(set(names)) if classes is None else classes))
+    check_text("y", known)
+    return _positions(names, known, "y"), known
+
+
+def _text(name: object) -> str:
+    # Bytes that are no text become what `check_text` refuses.
+    return name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name)
+
+
+def _positions(values: Sequence, classes: Sequence, argument: str) -> np.ndarray:
+    position = {name: label for label, name in enumerate(classes)}
+    for row, value in enumerate(values):
+        if value not in position:
+            known = map(str, classes)
+            raise mistake(argument, f"must hold names of `classes` (row {row})", value, known)
+    return np.array([position[value] for value in values], np.int64)
