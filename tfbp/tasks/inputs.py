@@ -50,7 +50,7 @@ def of(examples: Examples, *, array: str, largest_image: int) -> dict[str, Input
             "image_bytes": _files(*spec.shape, largest_image),
         }
     if examples.columns:
-        return {"serving_default": _columns(identifiers(examples.columns))}
+        return {"serving_default": _columns(identifiers(examples.columns), spec.dtype)}
     specs = {array: tf.TensorSpec([None, *spec.shape], spec.dtype)}
     return {
         "serving_default": Input(specs, lambda **x: (x[array], None), lambda rows: {array: rows})
@@ -139,9 +139,9 @@ def _files(height: int, width: int, channels: int, largest: int) -> Input:
     return Input({"image_bytes": tf.TensorSpec([None], tf.string)}, read, write)
 
 
-def _columns(names: Sequence[str]) -> Input:
+def _columns(names: Sequence[str], dtype: tf.DType) -> Input:
     return Input(
-        {name: tf.TensorSpec([None], tf.float32) for name in names},
+        {name: tf.TensorSpec([None], dtype) for name in names},
         lambda **columns: (tf.stack([columns[name] for name in names], axis=1), None),
         lambda rows: dict(zip(names, rows.T, strict=True)),
     )
