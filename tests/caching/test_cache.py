@@ -20,8 +20,8 @@ TASK = Classification(("a", "b"))
 
 
 class ByImage(Classification):
-    def measure(self, x, y, outputs):
-        return super().measure(x, y, outputs) | {"mean": keras.ops.mean(x, (1, 2, 3))}
+    def per_example(self, x, y, outputs):
+        return super().per_example(x, y, outputs) | {"mean": keras.ops.mean(x, (1, 2, 3))}
 
 
 def network(channels=32):

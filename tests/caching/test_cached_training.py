@@ -294,12 +294,12 @@ def test_another_preparation_of_one_example_is_another_cache(tmp_path, named):
 
 def test_a_task_that_measures_by_the_images_gets_them(tmp_path):
     class ByBrightness(Classification):
-        def measure(self, x, y, outputs):
-            return super().measure(x, y, outputs) | {"brightness": tf.reduce_mean(x, (1, 2, 3))}
+        def per_example(self, x, y, outputs):
+            return super().per_example(x, y, outputs) | {"brightness": tf.reduce_mean(x, (1, 2, 3))}
 
-        def evaluate(self, measured, examples):
-            brightness = float(np.mean(measured["brightness"]))
-            return super().evaluate(measured, examples) | {"brightness": brightness}
+        def evaluate(self, per_example, examples):
+            brightness = float(np.mean(per_example["brightness"]))
+            return super().evaluate(per_example, examples) | {"brightness": brightness}
 
     data = splits()
     run = train(tmp_path, three()[:1], data=data, task=ByBrightness(CLASSES))

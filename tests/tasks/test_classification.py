@@ -24,7 +24,7 @@ def dense(units=3, activation=None, features=4):
     return keras.Sequential([keras.Input((features,)), layer])
 
 
-def measured(label, predicted):
+def each(label, predicted):
     return {
         "loss": np.zeros(len(label), np.float32),
         "label": np.array(label),
@@ -35,7 +35,8 @@ def measured(label, predicted):
 def test_the_report_of_a_case_counted_by_hand():
     # ant: 2 of 3 found, 1 of 3 guesses wrong; bee: 1 of 2 found; cat: never there, guessed once.
     results = Classification(NAMES).evaluate(
-        measured([0, 0, 0, 1, 1], [0, 0, 1, 0, 2]) | {"loss": np.float32([1, 2, 3, 4, 5])}, None
+        each([0, 0, 0, 1, 1], [0, 0, 1, 0, 2]) | {"loss": np.float32([1, 2, 3, 4, 5])},
+        None,
     )
     assert results["loss"] == 3
     assert results["accuracy"] == 2 / 5
@@ -53,7 +54,7 @@ def test_the_report_of_a_case_counted_by_hand():
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 def test_the_report_is_that_of_scikit_learn(pairs):
     label, predicted = zip(*pairs, strict=True)
-    report = Classification(NAMES).evaluate(measured(label, predicted), None)["report"]
+    report = Classification(NAMES).evaluate(each(label, predicted), None)["report"]
 
     def expected(average):
         return precision_recall_fscore_support(
@@ -69,9 +70,9 @@ def test_the_report_is_that_of_scikit_learn(pairs):
 def test_the_measured_loss_is_the_trained_one():
     task, (x, y) = Classification(NAMES), vectors().read(tf.range(6))
     logits = dense()(x)
-    measured = task.measure(x, y, logits)
-    np.testing.assert_allclose(np.mean(measured["loss"]), task.loss()(y, logits), rtol=1e-6)
-    np.testing.assert_array_equal(measured["predicted"], np.argmax(logits, axis=1))
+    per_example = task.per_example(x, y, logits)
+    np.testing.assert_allclose(np.mean(per_example["loss"]), task.loss()(y, logits), rtol=1e-6)
+    np.testing.assert_array_equal(per_example["predicted"], np.argmax(logits, axis=1))
 
 
 def test_the_answer_names_the_likeliest_class():
@@ -169,7 +170,7 @@ def test_weights_and_smoothing_change_the_loss_that_trains_and_not_the_one_measu
     logits = dense()(x)
     assert float(task.loss()(y, logits)) != float(plain.loss()(y, logits))
     np.testing.assert_array_equal(
-        task.measure(x, y, logits)["loss"], plain.measure(x, y, logits)["loss"]
+        task.per_example(x, y, logits)["loss"], plain.per_example(x, y, logits)["loss"]
     )
 
 

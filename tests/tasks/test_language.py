@@ -77,8 +77,8 @@ def generate(lstm):
 def test_a_uniform_guess_has_the_perplexity_of_the_vocabulary():
     task, examples = LanguageModel(VOCABULARY), windows()
     x, y = examples.read(tf.range(examples.size))
-    measured = task.measure(x, y, tf.zeros([*y.shape, VOCABULARY.size]))
-    results = task.evaluate({name: value.numpy() for name, value in measured.items()}, examples)
+    per_example = task.per_example(x, y, tf.zeros([*y.shape, VOCABULARY.size]))
+    results = task.evaluate({name: value.numpy() for name, value in per_example.items()}, examples)
     assert list(results) == ["loss", "perplexity", "bits_per_character"]
     assert results["perplexity"] == pytest.approx(VOCABULARY.size, rel=1e-5)
     assert results["bits_per_character"] == pytest.approx(np.log2(VOCABULARY.size), rel=1e-5)
@@ -92,12 +92,12 @@ def test_bits_are_counted_by_the_character():
 
 
 @pytest.mark.parametrize("targets", ["all", "last"])
-def test_the_measured_loss_is_the_trained_one(targets):
+def test_the_loss_of_each_example_is_the_trained_one(targets):
     task, (x, y) = LanguageModel(VOCABULARY), windows(targets).read(tf.range(3))
     logits = network("rnn", targets)(x)
-    measured = task.measure(x, y, logits)["loss"]
-    assert measured.shape == [3]
-    np.testing.assert_allclose(np.mean(measured), task.loss()(y, logits), rtol=1e-5)
+    per_example = task.per_example(x, y, logits)["loss"]
+    assert per_example.shape == [3]
+    np.testing.assert_allclose(np.mean(per_example), task.loss()(y, logits), rtol=1e-5)
 
 
 def sigmoid(x):

@@ -18,8 +18,8 @@ def test_the_errors_are_means_over_examples_and_values():
     x, y = Examples.from_arrays(X, np.float32([[0, 0], [1, 1], [2, 2]])).read(tf.range(3))
     outputs = tf.constant([[1.0, 1.0], [1.0, 4.0], [2.0, 0.0]])
     task = Regression()
-    measured = {name: value.numpy() for name, value in task.measure(x, y, outputs).items()}
-    results = task.evaluate(measured, None)
+    per_example = {name: value.numpy() for name, value in task.per_example(x, y, outputs).items()}
+    results = task.evaluate(per_example, None)
     assert results == pytest.approx({"loss": (1 + 1 + 9 + 4) / 6, "mae": (1 + 1 + 3 + 2) / 6})
     assert results["loss"] == pytest.approx(float(task.loss()(y, outputs)))
 

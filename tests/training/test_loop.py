@@ -528,9 +528,9 @@ def test_measuring_traces_a_smaller_last_batch_and_another_batch_size_with_the_f
     traces = []
 
     class Traced(Classification):
-        def measure(self, x, y, outputs):
+        def per_example(self, x, y, outputs):
             traces.append(x.shape)
-            return super().measure(x, y, outputs)
+            return super().per_example(x, y, outputs)
 
     measure = loop.Measure(model, Traced("abc"), ONE)
     examples = Examples.from_arrays(X, LABELS)

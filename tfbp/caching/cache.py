@@ -242,7 +242,7 @@ class FeatureCache:
         x, y = (tf.TensorSpec((None, *each.shape), each.dtype) for each in self._train.spec)
         (answer,) = self._model.outputs
         outputs = tf.TensorSpec(answer.shape, answer.dtype)
-        measure = tf.function(self._task.measure).get_concrete_function(x, y, outputs)
+        measure = tf.function(self._task.per_example).get_concrete_function(x, y, outputs)
         return bool(measure.inputs[0].consumers())
 
     def _later(self, index: int, found: Prefix) -> list[Prefix]:

@@ -113,7 +113,7 @@ class Classification:
             )
         return examples.labels
 
-    def measure(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `loss` (nats), `label` and `predicted` of each example: [batch]."""
         logits = tf.cast(outputs, tf.float32)
         return {
@@ -122,7 +122,7 @@ class Classification:
             "predicted": tf.argmax(logits, axis=-1),
         }
 
-    def evaluate(self, measured: dict[str, np.ndarray], examples: Examples) -> dict:
+    def evaluate(self, per_example: dict[str, np.ndarray], examples: Examples) -> dict:
         """Returns `loss` (nats), `accuracy` and `report`.
 
         The report holds precision, recall and F1 for each class (with its support, the number of
@@ -130,7 +130,7 @@ class Classification:
         scikit-learn defines them; where a ratio has no denominator it is 0.
         """
         size = len(self.classes)
-        pairs = measured["label"] * size + measured["predicted"]
+        pairs = per_example["label"] * size + per_example["predicted"]
         confusion = np.bincount(pairs, minlength=size**2).reshape(size, size)
         right, support, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
         scores = {
@@ -147,7 +147,7 @@ class Classification:
             score: float(np.average(values, weights=support)) for score, values in scores.items()
         }
         return {
-            "loss": float(measured["loss"].mean(dtype=np.float64)),
+            "loss": float(per_example["loss"].mean(dtype=np.float64)),
             "accuracy": float(right.sum() / support.sum()),
             "report": {
                 "per_class": per_class,

@@ -56,14 +56,14 @@ class LanguageModel:
             )
         self._stepper(model, examples)
 
-    def measure(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `loss`, the mean over the targets of each window, in nats: float32 [batch]."""
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(outputs, tf.float32))
         return {"loss": tf.reduce_mean(tf.reshape(losses, [tf.shape(y)[0], -1]), axis=1)}
 
-    def evaluate(self, measured: dict[str, np.ndarray], examples: Examples) -> dict:
+    def evaluate(self, per_example: dict[str, np.ndarray], examples: Examples) -> dict:
         """Returns `loss` (nats per token), `perplexity` (exp of it) and `bits_per_character`."""
-        loss = float(measured["loss"].mean(dtype=np.float64))
+        loss = float(per_example["loss"].mean(dtype=np.float64))
         return {
             "loss": loss,
             "perplexity": float(np.exp(loss)),

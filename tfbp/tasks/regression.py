@@ -54,7 +54,7 @@ class Regression:
                 f"Received: an answer of shape {list(answer.shape[1:])}."
             )
 
-    def measure(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns `squared` and `absolute`, the mean errors of each example: float32 [batch]."""
         error = tf.cast(outputs, tf.float32) - y
         return {
@@ -62,11 +62,11 @@ class Regression:
             "absolute": tf.reduce_mean(tf.abs(error), axis=-1),
         }
 
-    def evaluate(self, measured: dict[str, np.ndarray], examples: Examples) -> dict:
+    def evaluate(self, per_example: dict[str, np.ndarray], examples: Examples) -> dict:
         """Returns `loss` (the mean squared error) and `mae` (the mean absolute error)."""
         return {
-            "loss": float(measured["squared"].mean(dtype=np.float64)),
-            "mae": float(measured["absolute"].mean(dtype=np.float64)),
+            "loss": float(per_example["squared"].mean(dtype=np.float64)),
+            "mae": float(per_example["absolute"].mean(dtype=np.float64)),
         }
 
     def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:

@@ -58,15 +58,15 @@ class Task(Protocol):
             tfbp.UserError: says which part does not fit.
         """
 
-    def measure(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns, for a batch, what `evaluate` needs of each example: tensors [batch, …].
 
         Args:
             x: what the model was given or, where a phase learns from cached features, these.
         """
 
-    def evaluate(self, measured: dict[str, np.ndarray], examples: Examples) -> dict:
-        """Returns the results for a JSON file, "loss" first, from `measure` of all examples."""
+    def evaluate(self, per_example: dict[str, np.ndarray], examples: Examples) -> dict:
+        """Returns the results for a JSON file, "loss" first, from `per_example` of them all."""
 
     def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:
         """Returns name → function of the export; the first one is the default of a server.

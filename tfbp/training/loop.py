@@ -261,7 +261,7 @@ class Measure:
 
     Args:
         model: maps x to outputs; inference mode.
-        task: its `measure(x, y, outputs)` returns tensors whose first dimension is the batch.
+        task: its `per_example(x, y, outputs)` returns tensors whose first dimension is the batch.
     """
 
     def __init__(self, model: keras.Model, task, strategy: tf.distribute.Strategy):
@@ -273,7 +273,7 @@ class Measure:
             return strategy.run(one, args=next(iterator))
 
         def one(x, y, places):
-            measured = task.measure(x, y, model(x, training=False))
+            measured = task.per_example(x, y, model(x, training=False))
             count = tf.size(places)
             return {name: value[:count] for name, value in measured.items()} | {_PLACES: places}
 
