@@ -1,6 +1,7 @@
 import types
 
 import keras
+import models
 import numpy as np
 import pytest
 
@@ -26,11 +27,7 @@ class ByImage(Classification):
 
 def network(channels=32):
     """Returns a model whose body makes 8 × 8 × (27 + 9 · channels) · channels multiply-adds."""
-    x = images = keras.Input((8, 8, 3))
-    for number in (1, 2):
-        x = layers.Conv2D(channels, 3, padding="same", name=f"conv_{number}")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(images, layers.Dense(2, name="head")(x))
+    return models.classifier(models.blocks(channels, channels), classes=2)
 
 
 def splits(count=20, transform=None):
@@ -78,7 +75,7 @@ def test_half_rows_take_half(tmp_path):
         ({"epochs": 1, "phases": 2}, "each example is read only once"),
         ({"data": splits(transform=augmentation(flip=True))}, "augmentation makes each epoch's"),
         ({"task": ByImage(("a", "b"))}, "the task measures what the model is given"),
-        ({"trainable": "head|conv_2"}, "reading it would take longer than computing it"),
+        ({"trainable": "head|body/conv_2"}, "reading it would take longer than computing it"),
     ],
 )
 def test_the_outlook_says_what_keeps_a_phase_from_being_cached(tmp_path, changes, obstacle):

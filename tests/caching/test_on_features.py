@@ -1,30 +1,22 @@
 import keras
+import models
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfbp.caching.prefix import find
 from tfbp.data.examples import Examples
-from tfbp.modeling import freezing
+from tfbp.modeling import freezing, keras_graph
 from tfbp.training import loop, optimizer
 from tfbp.training.phase import Phase
 from tfbp.workers import strategy as strategies
 
-layers = keras.layers
 IMAGES = np.random.default_rng(0).uniform(0, 255, (12, 8, 8, 3)).astype(np.float32)
 Y = np.arange(12) % 3
 
 
-def nested():
-    """Returns image → a backbone with two convolutions → dropout → head."""
-    x = pixels = keras.Input((8, 8, 3))
-    x = layers.Rescaling(1 / 255)(x)
-    x = layers.Conv2D(4, 3, strides=2, name="conv_1")(x)
-    x = layers.BatchNormalization(name="norm")(x)
-    body = keras.Model(pixels, layers.Conv2D(6, 3, name="conv_2")(x), name="body")
-    x = pixels = keras.Input((8, 8, 3))
-    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(body(x)))
-    return keras.Model(pixels, layers.Dense(3, name="head")(x))
+def network():
+    return models.classifier(models.backbone(), keras.layers.Dropout(0.5))
 
 
 def compiled(model):
@@ -54,7 +46,7 @@ def test_the_loop_trains_on_features_and_what_watches_sees_the_whole_model(name)
     def run(cached):
         keras.utils.set_random_seed(4)
         with strategy.scope():
-            model = nested()
+            model = network()
             frozen = compiled(model)
         learner, x = model, IMAGES
         if cached:
@@ -90,8 +82,8 @@ def test_the_loop_trains_on_features_and_what_watches_sees_the_whole_model(name)
 
 
 def test_after_a_phase_the_model_is_its_own_as_before(tmp_path):
-    model = nested()
-    owners = [id(layer) for layer in model._flatten_layers()]
+    model = network()
+    owners = [id(layer) for layer in keras_graph.all_layers(model)]
     freezing.freeze(model, "head")
     config = model.get_config()
     prefix = find(model, compiled(model))
@@ -101,7 +93,7 @@ def test_after_a_phase_the_model_is_its_own_as_before(tmp_path):
     callbacks = keras.callbacks.CallbackList([], model=model)
     loop.train(learner, examples, strategy, epochs=1, batch_size=6, seed=1, callbacks=callbacks)
     assert model.get_config() == config
-    assert [id(layer) for layer in model._flatten_layers()] == owners
+    assert [id(layer) for layer in keras_graph.all_layers(model)] == owners
     assert model.losses == []
     answers = model.predict(IMAGES, verbose=0)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -1,4 +1,5 @@
 import keras
+import models
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -86,25 +87,6 @@ def shapes(prefix):
     return sorted(tuple(spec.shape) for spec in prefix.specs)
 
 
-def body(name="body", extra=()):
-    """Returns image → two convolutions with normalization between them → [4, 4, 6]."""
-    x = pixels = keras.Input((8, 8, 3))
-    x = layers.Rescaling(1 / 255)(x)
-    x = layers.Conv2D(4, 3, padding="same", strides=2, name="conv_1")(x)
-    x = layers.BatchNormalization(name="norm")(x)
-    for layer in extra:
-        x = layer(x)
-    return keras.Model(pixels, layers.Conv2D(6, 3, padding="same", name="conv_2")(x), name=name)
-
-
-def pooled(backbone, *more):
-    x = pixels = keras.Input((8, 8, 3))
-    x = layers.GlobalAveragePooling2D(name="pool")(backbone(x))
-    for layer in more:
-        x = layer(x)
-    return classified(pixels, x)
-
-
 @pytest.fixture(scope="module")
 def vgg16():
     keras.utils.set_random_seed(1)
@@ -153,7 +135,7 @@ def residual():
         y = layers.Conv2D(4, 3, padding="same", name=f"block{number}_conv")(y)
         x = layers.Add(name=f"block{number}_add")([x, y])
     backbone = keras.Model(pixels, x, name="body")
-    return pooled(backbone)
+    return models.classifier(backbone)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +172,7 @@ def test_densely_connected_layers_are_cut_where_one_learns(trainable):
 
 def test_each_of_several_inputs_is_followed_as_far_as_it_is_frozen():
     image, row = keras.Input((8, 8, 3), name="image"), keras.Input((5,), name="row")
-    x = layers.GlobalAveragePooling2D()(body()(image))
+    x = layers.GlobalAveragePooling2D()(models.backbone()(image))
     y = layers.Dense(4, "tanh", name="rows")(row)
     both = layers.Concatenate()([x, y])
     model = keras.Model({"image": image, "row": row}, layers.Dense(3, name="head")(both))
@@ -229,23 +211,27 @@ def test_models_nested_two_deep_are_opened_sequential_ones_too():
 )
 def test_normalization_is_inside_only_while_nothing_of_it_changes(batch_norm, expected):
     keras.backend.clear_session()
-    prefix = assert_trains_alike(pooled(body()), "body/norm|body/conv_2|head", IMAGES, batch_norm)
+    prefix = assert_trains_alike(
+        models.classifier(models.backbone()), "body/norm|body/conv_2|head", IMAGES, batch_norm
+    )
     assert set(prefix.layers) == expected
 
 
 def test_dropout_inside_a_frozen_backbone_ends_the_prefix_and_draws_the_same_masks():
-    backbone = body(extra=[layers.Dropout(0.5, name="drop")])
-    prefix = assert_trains_alike(pooled(backbone, layers.Dropout(0.3)), "head", IMAGES)
+    backbone = models.backbone(layers.Dropout(0.5, name="drop"))
+    prefix = assert_trains_alike(models.classifier(backbone, layers.Dropout(0.3)), "head", IMAGES)
     assert "body/norm" in prefix.layers
     assert not {"body/drop", "body/conv_2", "pool"} & set(prefix.layers)
     # One that drops nothing does not.
-    prefix = assert_trains_alike(pooled(body(extra=[layers.Dropout(0.0)])), "head", IMAGES)
+    prefix = assert_trains_alike(
+        models.classifier(models.backbone(layers.Dropout(0.0))), "head", IMAGES
+    )
     assert {"body/conv_2", "pool"} <= set(prefix.layers)
 
 
 def test_what_an_augmentation_in_the_model_touches_is_not_in_the_prefix():
     augmented, plain = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
-    backbone = body()
+    backbone = models.backbone()
     x = layers.RandomFlip(name="flip")(augmented)
     x = layers.Concatenate()([backbone(x), backbone(plain)])
     x = layers.GlobalAveragePooling2D()(x)
@@ -256,13 +242,13 @@ def test_what_an_augmentation_in_the_model_touches_is_not_in_the_prefix():
     assert shapes(prefix) == [(4, 4, 6), (8, 8, 3)]
     assert 0 < prefix.saves < 0.5
     x = pixels = keras.Input((8, 8, 3))
-    x = layers.GlobalAveragePooling2D()(body()(layers.RandomFlip()(x)))
+    x = layers.GlobalAveragePooling2D()(models.backbone()(layers.RandomFlip()(x)))
     model = classified(pixels, x)
     assert find(model, freezing.freeze(model, "head")) is None
 
 
 def test_adapters_end_the_prefix_where_they_are():
-    model = adapters.add_lora(pooled(body()), "body/conv_2", rank=2)
+    model = adapters.add_lora(models.classifier(models.backbone()), "body/conv_2", rank=2)
     prefix = assert_trains_alike(model, "body/conv_2|head", IMAGES)
     assert "body/norm" in prefix.layers and "body/conv_2" not in prefix.layers
     prefix = assert_trains_alike(model, "head", IMAGES)  # frozen, they are part of it
@@ -373,7 +359,7 @@ def test_a_sparse_tensor_is_left_to_the_rest():
 def test_half_precision_goes_through_the_cut_as_it_is():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = pooled(body())
+        model = models.classifier(models.backbone())
         prefix = assert_trains_alike(model, "head", IMAGES)
     finally:
         keras.config.set_dtype_policy("float32")
@@ -458,7 +444,7 @@ def test_a_layer_of_many_inside_a_subclassed_model_is_taken_as_one():
 
 def test_a_prefix_goes_on_from_one_that_it_contains():
     keras.utils.set_random_seed(1)
-    model = pooled(body())
+    model = models.classifier(models.backbone())
     longer = find(model, freezing.freeze(model, "head"))
     shorter = find(model, freezing.freeze(model, "head|body/conv_2"))
     assert longer.contains(shorter)

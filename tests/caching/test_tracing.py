@@ -1,4 +1,5 @@
 import keras
+import models
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,22 +15,6 @@ ROWS = NUMBERS.normal(0, 1, (12, 5)).astype(np.float32)
 
 def classified(x, features):
     return keras.Model(x, layers.Dense(3, name="head")(features))
-
-
-def body(name="body", extra=()):
-    """Returns image → two convolutions with normalization between them → [4, 4, 6]."""
-    x = pixels = keras.Input((8, 8, 3))
-    x = layers.Rescaling(1 / 255)(x)
-    x = layers.Conv2D(4, 3, padding="same", strides=2, name="conv_1")(x)
-    x = layers.BatchNormalization(name="norm")(x)
-    for layer in extra:
-        x = layer(x)
-    return keras.Model(pixels, layers.Conv2D(6, 3, padding="same", name="conv_2")(x), name=name)
-
-
-def pooled(backbone):
-    x = pixels = keras.Input((8, 8, 3))
-    return classified(pixels, layers.GlobalAveragePooling2D(name="pool")(backbone(x)))
 
 
 class Shifted(layers.Layer):
@@ -100,12 +85,12 @@ def seeded(build):
 def test_the_fingerprint_is_of_the_prefix_whatever_it_is_called_and_whatever_follows():
     def other_head():
         x = pixels = keras.Input((8, 8, 3))
-        x = layers.GlobalAveragePooling2D()(body("renamed")(x))
+        x = layers.GlobalAveragePooling2D()(models.backbone(name="renamed")(x))
         x = layers.Dropout(0.5)(layers.Dense(9, "relu", name="head")(x))
         return keras.Model(pixels, layers.Dense(4)(x))
 
-    first = key(seeded(lambda: pooled(body())))
-    assert key(seeded(lambda: pooled(body()))) == first
+    first = key(seeded(lambda: models.classifier(models.backbone())))
+    assert key(seeded(lambda: models.classifier(models.backbone()))) == first
     assert key(seeded(other_head), "head|dense.*") == first
 
 
@@ -131,7 +116,7 @@ def test_tensors_at_the_cut_are_in_an_order_that_the_rest_has_no_part_in():
     "what", ["weight", "statistic", "constant", "layer", "size", "cut", "type"]
 )
 def test_the_fingerprint_changes_with_all_that_the_features_hang_on(what):
-    model = seeded(lambda: pooled(body()))
+    model = seeded(lambda: models.classifier(models.backbone()))
     first, other = key(model), "head"
     if what == "weight":
         model.get_layer("body").get_layer("conv_1").bias.assign([0, 0, 0, 1e-6])
@@ -140,7 +125,7 @@ def test_the_fingerprint_changes_with_all_that_the_features_hang_on(what):
     elif what == "constant":
         model.get_layer("body").layers[1].scale = 1 / 127.5
     elif what == "layer":
-        model = seeded(lambda: pooled(body(extra=[layers.ReLU()])))
+        model = seeded(lambda: models.classifier(models.backbone(layers.ReLU())))
     elif what == "size":
         x = pixels = keras.Input((10, 10, 3))
         for layer in model.get_layer("body").layers[1:]:
@@ -183,8 +168,8 @@ def test_recurrent_layers_have_the_same_fingerprint_in_a_second_build():
 def test_a_model_on_two_devices_has_the_prefix_of_one_on_one():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        mirrored = seeded(lambda: pooled(body()))
-    single = seeded(lambda: pooled(body()))
+        mirrored = seeded(lambda: models.classifier(models.backbone()))
+    single = seeded(lambda: models.classifier(models.backbone()))
     for one, other in zip(single.weights, mirrored.weights, strict=True):
         one.assign(other.numpy())
     assert key(mirrored) == key(single)

@@ -1,4 +1,5 @@
 import keras
+import models
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,15 +23,7 @@ def text():
 
 
 def images():
-    """Returns image → `body` (two convolutions with normalization between them) → head."""
-    x = pixels = keras.Input((6, 6, 3))
-    x = keras.layers.Conv2D(4, 3, name="conv_1")(x)
-    x = keras.layers.BatchNormalization(name="norm")(x)
-    x = keras.layers.Conv2D(4, 3, name="conv_2")(x)
-    body = keras.Model(pixels, x, name="body")
-    pixels = keras.Input((6, 6, 3))
-    x = keras.layers.GlobalAveragePooling2D()(body(pixels))
-    return keras.Model(pixels, keras.layers.Dense(3, name="head")(x))
+    return models.classifier(models.backbone(size=6))
 
 
 MODELS = {
@@ -98,7 +91,7 @@ def test_a_phase_says_what_learns_and_what_is_fixed_in_an_adapted_layer():
         "lora_kernel_b",
     ]
     assert frozen.statistics == {}
-    assert frozen.parameters == (3 * 3 * 3 * 2 + 2 * 4) + (4 * 3 + 3)
+    assert frozen.parameters == (3 * 3 * 3 * 2 + 2 * 4) + (6 * 3 + 3)
 
 
 @pytest.mark.parametrize("kind", MODELS)

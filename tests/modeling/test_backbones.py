@@ -2,6 +2,7 @@ import re
 
 import h5py
 import keras
+import models
 import numpy as np
 import pytest
 
@@ -10,14 +11,8 @@ from tfbp.errors import UserError
 from tfbp.modeling import backbones, heads
 
 
-def network(widths=(4, 5), name="tiny"):
-    """Returns a small convolutional backbone; a dropout, so that it keeps a random seed."""
-    x = images = keras.Input((8, 8, 3))
-    for number, width in enumerate(widths, start=1):
-        x = keras.layers.Conv2D(width, 3, activation="relu", name=f"conv_{number}")(x)
-        x = keras.layers.BatchNormalization(name=f"norm_{number}")(x)
-        x = keras.layers.Dropout(0.1, name=f"dropout_{number}")(x)
-    return keras.Model(images, x, name=name)
+def network(*widths, name="tiny"):
+    return models.blocks(*(widths or (4, 5)), dropout=0.1, name=name)  # it keeps a random seed
 
 
 def distinct(model):
@@ -65,7 +60,7 @@ def test_every_kind_of_source_gives_the_backbone_its_weights(tmp_path):
 @pytest.mark.parametrize("widths", [(4,), (4, 5, 6), (4, 7)], ids=["fewer", "more", "wider"])
 @pytest.mark.parametrize("kind", ["weights.h5", "h5", "run", "run_whole"])
 def test_the_weights_of_another_architecture_are_refused(tmp_path, widths, kind):
-    other, path = network(widths), tmp_path / f"other.{kind}"
+    other, path = network(*widths), tmp_path / f"other.{kind}"
     if kind == "weights.h5":
         other.save_weights(path)
     elif kind == "h5":

@@ -1,4 +1,5 @@
 import keras
+import models
 import numpy as np
 import pytest
 
@@ -11,16 +12,10 @@ Y = np.arange(12) % 3
 
 def nested():
     """Returns image → scaling → `body` (convolutions with batch normalization) → `head`."""
-    x = images = keras.Input((8, 8, 3))
-    for number in (1, 2):
-        x = keras.layers.Conv2D(4, 3, name=f"conv_{number}")(x)
-        x = keras.layers.BatchNormalization(momentum=0.5, name=f"norm_{number}")(x)
-    body = keras.Model(images, x, name="body")
-    images = keras.Input((8, 8, 3))
     scale = keras.layers.Normalization(name="scale")
     scale.adapt(X)
-    x = keras.layers.GlobalAveragePooling2D()(body(scale(images)))
-    return keras.Model(images, keras.layers.Dense(3, name="head")(x))
+    model = models.classifier(models.blocks(4, 4))
+    return models.chain((8, 8, 3), scale, *model.layers[1:])
 
 
 def changed(model, trainable, batch_norm="frozen"):

@@ -1,5 +1,6 @@
 import h5py
 import keras
+import models
 import numpy as np
 import pytest
 
@@ -7,10 +8,8 @@ from tfbp.modeling import hdf5
 
 
 def network():
-    inputs = keras.Input((3,))
-    x = keras.layers.Dense(4)(inputs)
-    x = keras.layers.Dropout(0.5)(x)
-    return keras.Model(inputs, keras.layers.BatchNormalization()(x))
+    layers = keras.layers
+    return models.chain((3,), layers.Dense(4), layers.Dropout(0.5), layers.BatchNormalization())
 
 
 def old_form(path):

@@ -1,30 +1,27 @@
 import keras
+import models
 import pytest
 
 from tfbp.errors import UserError
 from tfbp.modeling import paths
 
 
-def backbone(name):
-    images = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(2, 3, name="conv_1")(images)
-    x = keras.layers.BatchNormalization(name="norm_1")(x)
-    x = keras.layers.Dropout(0.5, name="dropout")(x)
-    return keras.Model(images, keras.layers.Conv2D(2, 3, name="conv_2")(x), name=name)
-
-
 def two_backbones(second="right"):
     """Returns a model with two nested ones, whose layers have equal names."""
     images = keras.Input((8, 8, 3), name="image")
     x = keras.layers.Rescaling(1 / 255, name="scale")(images)
-    both = keras.layers.Add(name="sum")([backbone("left")(x), backbone(second)(x)])
+    backbones = [
+        models.backbone(keras.layers.Dropout(0.5, name="dropout"), name=name)
+        for name in ("left", second)
+    ]
+    both = keras.layers.Add(name="sum")([backbone(x) for backbone in backbones])
     x = keras.layers.GlobalAveragePooling2D(name="pool")(both)
     return keras.Model(images, keras.layers.Dense(2, name="head")(x))
 
 
 def test_a_path_joins_the_names_of_the_nesting_models_and_the_layer():
     found = [path for path, _ in paths.layers(two_backbones())]
-    of_one = ["conv_1", "norm_1", "dropout", "conv_2"]
+    of_one = ["rescaling", "conv_1", "norm", "dropout", "conv_2"]
     assert [path for path in found if path.startswith("left/")][1:] == [f"left/{n}" for n in of_one]
     assert [path for path in found if "/" not in path] == ["image", "scale", "sum", "pool", "head"]
 
@@ -32,7 +29,7 @@ def test_a_path_joins_the_names_of_the_nesting_models_and_the_layer():
 def test_layers_with_weights_are_those_of_the_model_and_no_others():
     model = two_backbones()
     known = paths.with_weights(model)
-    of_one = ("conv_1", "norm_1", "conv_2")
+    of_one = ("conv_1", "norm", "conv_2")
     assert list(known) == [*(f"left/{n}" for n in of_one), *(f"right/{n}" for n in of_one), "head"]
     ours = [id(weight) for layer in known.values() for weight in layer.weights]
     assert sorted(ours) == sorted(id(weight) for weight in model.weights)
@@ -40,7 +37,7 @@ def test_layers_with_weights_are_those_of_the_model_and_no_others():
 
 def test_a_model_in_a_model_in_a_model_has_all_three_names():
     images = keras.Input((8, 8, 3))
-    middle = keras.Model(images, backbone("inner")(images), name="middle")
+    middle = keras.Model(images, models.backbone(name="inner")(images), name="middle")
     x = keras.Input((8, 8, 3))
     outer = keras.Model(x, middle(x))
     assert list(paths.select(outer, ".*/conv_2")) == ["middle/inner/conv_2"]
@@ -54,7 +51,7 @@ def test_a_shared_layer_is_named_once():
 def test_a_pattern_matches_whole_paths():
     model = two_backbones()
     assert list(paths.select(model, "left/conv_.*")) == ["left/conv_1", "left/conv_2"]
-    assert list(paths.select(model, "head|.*/norm_1")) == ["left/norm_1", "right/norm_1", "head"]
+    assert list(paths.select(model, "head|.*/norm")) == ["left/norm", "right/norm", "head"]
     for part in ("conv_1", "left", "hea", "left/dropout", "scale"):
         with pytest.raises(UserError):
             paths.select(model, part)
