@@ -20,31 +20,31 @@ VALUES = (X @ NUMBERS.normal(0, 1, (4, 2)) + 1).astype(np.float32)
 
 
 class Log(keras.callbacks.Callback):
-    """Keeps what it is told, and the weights after each call."""
+    """Keeps its calls, and the weights after each of them."""
 
     def __init__(self):
         super().__init__()
-        self.told, self.begun, self.weights, self.logs = [], [], [], []
+        self.calls, self.begun, self.weights, self.logs = [], [], [], []
 
     def on_train_begin(self, logs=None):
-        self.told.append("begin")
+        self.calls.append("begin")
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.told.append(("epoch", epoch))
+        self.calls.append(("epoch", epoch))
 
     def on_train_batch_begin(self, batch, logs=None):
         self.begun.append(batch)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.told.append(batch)
+        self.calls.append(batch)
         self.weights.append(self.model.get_weights())
 
     def on_epoch_end(self, epoch, logs=None):
-        self.told.append(("end of epoch", epoch))
+        self.calls.append(("end of epoch", epoch))
         self.logs.append(dict(logs))
 
     def on_train_end(self, logs=None):
-        self.told.append("end")
+        self.calls.append("end")
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_many_steps_in_one_call_end_like_single_ones(one_by_one, monkeypatch):
     monkeypatch.setattr(loop, "SECONDS_PER_CALL", 1e9)
     together = train(classifier(), batch_size=1)
     # 1, 2, 4, 8 steps; then no call passes the end of an epoch.
-    assert [told for told in together.told if isinstance(told, int)] == [0, 2, 6, 14, 22, 22]
+    assert [call for call in together.calls if isinstance(call, int)] == [0, 2, 6, 14, 22, 22]
     assert_same_weights([together.weights[-1]], [singly.weights[-1]], rtol=0, atol=0)
     assert together.logs == singly.logs
 
@@ -285,7 +285,7 @@ def test_watched_updates_have_calls_of_their_own(monkeypatch, phase, begun, ende
     monkeypatch.setattr(loop, "_adapt", lambda limit, seconds: 100)
     log = train(classifier(), batch_size=2, phase=phase, watch=5)
     assert log.begun == begun
-    assert [told for told in log.told if isinstance(told, int)] == ended
+    assert [call for call in log.calls if isinstance(call, int)] == ended
     alone = train(classifier(), batch_size=2, phase=phase)
     assert_same_weights([log.weights[-1]], [alone.weights[-1]], rtol=0, atol=0)
 
@@ -299,7 +299,7 @@ def test_callbacks_are_told_what_keras_fit_tells_them_and_when_a_run_could_go_on
 
     log = train(classifier(), validate=validate, after_call=points.append)
     epochs = [[("epoch", epoch), 0, 1, 2, ("end of epoch", epoch)] for epoch in (0, 1)]
-    assert log.told == ["begin", *epochs[0], *epochs[1], "end"]
+    assert log.calls == ["begin", *epochs[0], *epochs[1], "end"]
     assert points == [1, 2, 3, 4, 5, 6]
     assert validated == [2, 5]  # before the end of an epoch is a point to go on from
     assert [logs["val_loss"] for logs in log.logs] == [0.25, 0.25]
@@ -307,34 +307,34 @@ def test_callbacks_are_told_what_keras_fit_tells_them_and_when_a_run_could_go_on
 
 def test_a_run_that_goes_on_enters_the_epoch_where_it_stood(one_by_one):
     log = train(classifier(), start=4)
-    assert log.told == ["begin", ("epoch", 1), 1, 2, ("end of epoch", 1), "end"]
-    assert train(classifier(), start=6).told == ["begin", "end"]
+    assert log.calls == ["begin", ("epoch", 1), 1, 2, ("end of epoch", 1), "end"]
+    assert train(classifier(), start=6).calls == ["begin", "end"]
 
 
 def test_a_callback_can_stop_the_training(one_by_one):
     model = classifier()
     log = train(model, epochs=9, after_call=lambda step: setattr(model, "stop_training", step == 4))
-    assert log.told[-3:] == [("epoch", 1), 0, "end"]
+    assert log.calls[-3:] == [("epoch", 1), 0, "end"]
     assert log.steps == 4
     assert train(classifier(), start=4).steps == 6
 
 
 def test_a_state_is_resumed_before_the_first_step_after_the_callbacks_beginning(one_by_one):
-    def told(start, stop=False):
+    def calls(start, stop=False):
         model, log = classifier(), Log()
 
         def resume():
-            log.told.append("resume")
+            log.calls.append("resume")
             model.stop_training = stop
 
         train(model, log=log, start=start, resume=resume)
-        return log.told
+        return log.calls
 
-    assert told(0)[:4] == ["begin", "resume", ("epoch", 0), 0]
-    assert told(3)[:4] == ["begin", "resume", ("epoch", 1), 0]
-    assert told(4)[:4] == ["begin", ("epoch", 1), "resume", 1]
-    assert told(6) == ["begin", "resume", "end"]
-    assert told(4, stop=True) == ["begin", ("epoch", 1), "resume", "end"]
+    assert calls(0)[:4] == ["begin", "resume", ("epoch", 0), 0]
+    assert calls(3)[:4] == ["begin", "resume", ("epoch", 1), 0]
+    assert calls(4)[:4] == ["begin", ("epoch", 1), "resume", 1]
+    assert calls(6) == ["begin", "resume", "end"]
+    assert calls(4, stop=True) == ["begin", ("epoch", 1), "resume", "end"]
 
 
 # ---- what is not finite

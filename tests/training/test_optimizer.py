@@ -7,6 +7,7 @@ from tfbp.errors import UserError
 from tfbp.modeling import freezing
 from tfbp.training import optimizer
 from tfbp.training.phase import OPTIMIZERS, Phase
+from tfbp.training.update import UPDATES_TO_DOUBLE
 
 ONE = tf.distribute.get_strategy()
 NUMBERS = np.random.default_rng(0)
@@ -278,8 +279,7 @@ def test_scaled_gradients_are_scaled_back_and_others_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize("wrong", [np.inf, np.nan])
-def test_an_update_with_a_gradient_that_is_not_finite_is_left_out(wrong, monkeypatch):
-    monkeypatch.setattr(optimizer, "UPDATES_TO_DOUBLE", 2)
+def test_an_update_with_a_gradient_that_is_not_finite_is_left_out(wrong):
     update, variables = half()
     spoilt = [GRADIENTS[0][0], np.array([1, wrong], np.float32)]
     scales = []
@@ -288,6 +288,8 @@ def test_an_update_with_a_gradient_that_is_not_finite_is_left_out(wrong, monkeyp
         scales.append(float(update.variables[-2]))
         if each is spoilt:
             np.testing.assert_array_equal(variables[0].numpy(), START[0])
+            assert int(update.variables[-1]) == 0
+            update.variables[-1].assign(UPDATES_TO_DOUBLE - 2)  # finite updates in a row
     assert scales == [2.0**14, 2.0**13, 2.0**13, 2.0**14, 2.0**14]
     assert int(update.iterations) == 3
     expected = apply(build(optimizer="adam"), GRADIENTS[:3])[-1]

@@ -1,19 +1,19 @@
 """Global batches in the order of (seed, epoch), cut into one slice for each replica.
 
-A batch is a pure function of its step, so that a run goes on anywhere in O(1) and any number of
+A batch is a pure function of its step, so that a run resumes anywhere in O(1) and any number of
 replicas sees the same global batches.
 """
 
 import math
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 
 from tfbp.data.examples import Batch, Examples, order
 
-# Bytes that are copied in the time that threads take to hand a batch over: about 30 µs.
+# Bytes that are copied in the time it takes to hand a batch from thread to thread, about 30 µs.
 SMALL = 2**18
 
 
@@ -23,8 +23,8 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
 
 
 def updates_per_epoch(size: int, batch_size: int, accumulate: int) -> int:
-    """Returns the number of updates when each takes the gradients of `accumulate` batches; an
-    epoch's last one may take fewer.
+    """Returns the number of updates, each with the gradients of `accumulate` batches; an epoch's
+    last one may have fewer.
     """
     return math.ceil(steps_per_epoch(size, batch_size) / accumulate)
 
@@ -38,17 +38,18 @@ def training(
     seed: int,
     accumulate: int = 1,
     class_weights: np.ndarray | None = None,
-):
-    """Returns an iterable of the batches of `steps`, counted from the start of the phase.
+) -> Iterable[Any]:
+    """Returns the batches of `steps`, counted from the start of the phase.
 
-    Each replica gets (x, y, weight, share): its slice of the global batch; float32 weights, [slice]
-    (or [slice, 1] where y is a sequence of labels), which are 1, or the weight of the label's
-    class, but for what stands in for an empty slice, which weighs 0; and the factor, float32
-    scalar, that makes the mean over replicas of their means, summed over the batches of an update,
-    the mean of all examples of the update.
+    Each replica gets (x, y, weight, share):
+    - its slice of the global batch;
+    - float32 weights, [slice], or [slice, 1] if y is a sequence of labels: 1 or the weight of the
+      label's class, and 0 for the examples that stand in for an empty slice;
+    - the factor, a float32 scalar, by which the mean over replicas of their means, summed over the
+      batches of an update, becomes the mean of all examples of the update.
 
     Args:
-        accumulate: batches of one update; an epoch's last update has what is left.
+        accumulate: batches of one update; an epoch's last update has those that are left.
         class_weights: float32 [classes], for labels that are scalars; None: all weigh 1.
     """
     read = reader(
@@ -71,18 +72,20 @@ def reader(
     accumulate: int = 1,
     class_weights: np.ndarray | None = None,
 ) -> Callable:
-    """Returns a graph function from (step, replica, replicas) to what the replica gets at the step:
-    see `training`, whose batches these are. Step and replica are int64 scalars.
+    """Returns a graph function from (step, replica, replicas) to the replica's part of the step's
+    batch: see `training`. Step and replica are int64 scalars.
     """
     size, epoch_steps = examples.size, steps_per_epoch(examples.size, batch_size)
     target = examples.spec[1]
-    # Keras multiplies weights into losses of their own rank: one for each index, or each vector.
+    # Keras multiplies the weights with losses of their rank: one for each index, or each vector.
     inner = [1] * (target.shape.rank if target.dtype.is_integer else target.shape.rank - 1)
 
-    def read(step, replica, replicas):
+    def read(
+        step: tf.Tensor, replica: tf.Tensor, replicas: int
+    ) -> tuple[Any, Any, tf.Tensor, tf.Tensor]:
         epoch, low, high = _slice(step, epoch_steps, size, batch_size, replica, replicas)
-        # The whole batch, smaller than there are replicas, stands in for an empty slice: statistics
-        # that all replicas share are then those of the batch.
+        # If the batch is smaller than there are replicas, the whole of it stands in for an empty
+        # slice: statistics that all replicas share are then those of the batch.
         _, start, end = _slice(step, epoch_steps, size, batch_size, 0, 1)
         empty = high == low
         positions = tf.range(tf.where(empty, start, low), tf.where(empty, end, high))
@@ -101,25 +104,26 @@ def reader(
 
 def indices(size: int, *, batch_size: int, steps: range, seed: int) -> np.ndarray:
     """Returns the indices, int64 [n], of the examples that `training` reads in `steps`."""
-    found = []
+    parts = []
     for step in steps:
         epoch, low, high = _slice(
             tf.constant(step, tf.int64), steps_per_epoch(size, batch_size), size, batch_size, 0, 1
         )
-        found.append(order(tf.range(low, high), size, seed, epoch).numpy())
-    return np.concatenate(found)
+        parts.append(order(tf.range(low, high), size, seed, epoch).numpy())
+    return np.concatenate(parts)
 
 
-def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_size: int):
-    """Returns an iterable of all examples once, in their own order: (x, y, indices) for each
-    replica.
+def evaluation(
+    examples: Examples, strategy: tf.distribute.Strategy, *, batch_size: int
+) -> Iterable[Any]:
+    """Returns all examples once, in their own order: batches of (x, y, indices) for each replica.
 
-    The indices, int64 [n], are those of the slice: none of an empty slice's stand-in, without which
-    TensorFlow's convolutions on the CPU fail.
+    The indices, int64 [n], are those of the slice. An empty slice has none, but one example that
+    stands in for it: TensorFlow's convolutions on the CPU fail on empty batches.
     """
     size, steps = examples.size, steps_per_epoch(examples.size, batch_size)
 
-    def read(step, replica, replicas):
+    def read(step: tf.Tensor, replica: tf.Tensor, replicas: int) -> tuple[Any, Any, tf.Tensor]:
         _, low, high = _slice(step, steps, size, batch_size, replica, replicas)
         x, y = examples.read(tf.range(low, tf.maximum(high, low + 1)) % size)
         return x, y, tf.range(low, high)
@@ -127,7 +131,14 @@ def evaluation(examples: Examples, strategy: tf.distribute.Strategy, *, batch_si
     return _distribute(strategy, range(steps), read)
 
 
-def _slice(step, epoch_steps, size, batch_size, replica, replicas):
+def _slice(
+    step: tf.Tensor,
+    epoch_steps: int,
+    size: int,
+    batch_size: int,
+    replica: tf.Tensor | int,
+    replicas: int,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns (epoch, first position, end position)."""
     epoch, batch = step // epoch_steps, step % epoch_steps
     start = batch * batch_size
@@ -136,7 +147,7 @@ def _slice(step, epoch_steps, size, batch_size, replica, replicas):
 
 
 def _at_once(examples: Examples, strategy: tf.distribute.Strategy, batch_size: int) -> bool:
-    """Tells whether a batch is read in less time than another thread would hand it over in."""
+    """Whether a batch is read in less time than another thread would take to hand it over."""
     if not examples.in_memory or examples.is_augmented or strategy.num_replicas_in_sync > 1:
         return False
     row = sum(spec.shape.num_elements() * spec.dtype.size for spec in examples.spec)
@@ -144,9 +155,9 @@ def _at_once(examples: Examples, strategy: tf.distribute.Strategy, batch_size: i
 
 
 class _InPlace:
-    """The batches of `steps`, read by the graph that takes them: `next` is a part of it.
+    """The batches of `steps`, read inside the graph that uses them: `next` is a part of it.
 
-    A graph must not take more than there are; each `iter` begins anew.
+    A graph must not take more batches than there are; each `iter` starts again.
     """
 
     def __init__(self, steps: range, read: Callable):
@@ -161,13 +172,15 @@ class _InPlace:
     def __next__(self) -> Batch:
         if tf.executing_eagerly() and self._next >= self._steps.stop:
             raise StopIteration
-        with tf.device("CPU:0"):  # where the rows lie
+        with tf.device("CPU:0"):  # where the rows are
             step = self._next.read_value()
             self._next.assign_add(1)
             return self._read(step, 0, 1)
 
 
-def _distribute(strategy: tf.distribute.Strategy, steps: range, read: Callable):
+def _distribute(
+    strategy: tf.distribute.Strategy, steps: range, read: Callable
+) -> tf.distribute.DistributedDataset:
     def slices(context: tf.distribute.InputContext) -> tf.data.Dataset:
         replicas = context.num_replicas_in_sync
         here = replicas // context.num_input_pipelines
@@ -175,7 +188,7 @@ def _distribute(strategy: tf.distribute.Strategy, steps: range, read: Callable):
         # tf.distribute deals consecutive elements out to the replicas of this worker.
         elements = tf.data.Dataset.range(len(steps) * here)
         if context.num_input_pipelines > 1:
-            # All have as many: otherwise workers would ask each other before each step.
+            # All have equally many: otherwise workers would synchronize before each step.
             endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
             elements = elements.apply(endless)
         return elements.map(

@@ -1,4 +1,4 @@
-"""Ending a phase when its validation loss no longer falls, exactly so in a run that goes on."""
+"""Early stopping: a phase ends when its validation loss no longer falls, also in a resumed run."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ class EarlyStopping:
     """Keeps the weights of the best epoch of a phase (Goodfellow et al. 2016, alg. 7.1).
 
     Args:
-        frozen: how the phase divides the model: what may change is kept, statistics too.
-        patience: epochs in a row that are not the best one yet, after which the phase ends.
-        state: `state` at the point from which a run goes on; None: the phase begins.
-        weights: `weights` there.
+        frozen: how the phase divides the model: all that may change is kept, statistics too.
+        patience: the phase ends after this many epochs in a row without a new lowest loss.
+        state: `state` at the point from which a run resumes; None: the phase begins.
+        weights: `weights` at that point.
 
     Attributes:
         epochs: epochs that have been judged.
         best_epoch: the one with the lowest validation loss, counted from 1; 0: none yet.
-        weights: of that epoch; empty: none yet.
+        weights: those of the best epoch; empty: none yet.
     """
 
     def __init__(
@@ -45,23 +45,23 @@ class EarlyStopping:
 
     @property
     def state(self) -> dict:
-        """What, with `weights`, a run goes on with: a JSON value."""
+        """The state, with `weights`, for a run that resumes: a JSON value."""
         return {"lowest": self._lowest, "epochs": self.epochs, "best_epoch": self.best_epoch}
 
     @property
     def stopped(self) -> bool:
-        """Whether the phase is to end here."""
+        """Whether the phase should end here."""
         return self.epochs - self.best_epoch >= self._patience
 
     def judge(self, loss: float) -> None:
-        """Takes the validation loss of one more epoch, with its weights in the model."""
+        """Records the validation loss of one more epoch, whose weights are in the model."""
         self.epochs += 1
         if loss < self._lowest:
             self._lowest, self.best_epoch = loss, self.epochs
             self.weights = [variable.numpy() for variable in self._variables]
 
     def restore(self) -> None:
-        """Puts the best epoch's weights into the model, if there has been one."""
+        """Restores the best epoch's weights, if there is one."""
         if self.weights:
             for variable, value in zip(self._variables, self.weights, strict=True):
                 variable.assign(value)

@@ -48,7 +48,7 @@ def train(
     class_weights: np.ndarray | None = None,
     on_nan: str = "stop",
 ) -> int:
-    """Trains a model that is compiled with `tfbp.training.optimizer.Update`, and built.
+    """Trains a model that is compiled with `tfbp.training.update.Update`, and built.
 
     Args:
         start: steps of the phase that are done already, with their state in the model.

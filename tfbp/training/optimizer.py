@@ -1,26 +1,17 @@
-"""The one seam of the update: weigh → accumulate → reduce over replicas → check → clip → Keras's
-own rule, at a rate for each layer → average.
-"""
+"""The optimizer of a phase: Keras's own rule, at a rate for each layer, inside an `Update`."""
 
-import contextlib
 import re
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfbp.errors import mistake
 from tfbp.modeling import keras_graph
 from tfbp.modeling.freezing import Frozen
 from tfbp.training import schedules
-from tfbp.training.phase import CLIPPING, OPTIMIZERS, Phase
-
-# Of the loss in float16: the first scale, and after how many finite updates it is doubled. Those of
-# keras.optimizers.LossScaleOptimizer; the method is that of Micikevicius et al. 2018, sec. 3.2.
-LOSS_SCALE = 2.0**15
-UPDATES_TO_DOUBLE = 2000
+from tfbp.training.phase import OPTIMIZERS, Phase
+from tfbp.training.update import Update
 
 
 def rates(phase: Phase, frozen: Frozen) -> dict[str, float]:
@@ -30,38 +21,40 @@ def rates(phase: Phase, frozen: Frozen) -> dict[str, float]:
         tfbp.UserError: the phase's `learning_rate` has none for a layer, or for no layer.
     """
     paths = [path for path, variables in frozen.learning.items() if variables]
+    by_path: dict[str, float] = {}
     if not isinstance(phase.learning_rate, Mapping):
-        found = dict.fromkeys(paths, float(phase.learning_rate))
+        by_path = dict.fromkeys(paths, float(phase.learning_rate))
     else:
-        found, used = {}, set()
+        used = set()
         for path in paths:
             pattern = next((p for p in phase.learning_rate if re.fullmatch(p, path)), None)
             if pattern is None:
                 rule = f"must have a rate for each layer that learns; none matches {path!r}"
                 raise mistake("learning_rate", rule, list(phase.learning_rate))
             used.add(pattern)
-            found[path] = float(phase.learning_rate[pattern])
+            by_path[path] = float(phase.learning_rate[pattern])
         for pattern in phase.learning_rate:
             if pattern not in used:
                 rule = "must not name layers that do not learn, or that have another rate already"
                 raise mistake("learning_rate", rule, pattern, paths)
     decay = 1.0 if phase.layer_decay is None else phase.layer_decay
-    return {path: found[path] * decay ** (len(paths) - 1 - i) for i, path in enumerate(paths)}
+    return {path: by_path[path] * decay ** (len(paths) - 1 - i) for i, path in enumerate(paths)}
 
 
-def build(phase: Phase, updates: int, frozen: Frozen | None = None) -> "Update":
+def build(phase: Phase, updates: int, frozen: Frozen | None = None) -> Update:
     """Returns the optimizer of a phase.
 
     Args:
         phase: its settings.
         updates: in the whole phase, the length of its schedule.
-        frozen: how the phase divides the model: needed where layers have rates of their own or
+        frozen: how the phase divides the model: needed if layers have rates of their own, or
             compute in float16, for which the loss is scaled.
 
     Raises:
         tfbp.UserError: rates and layers do not fit together.
     """
-    factors, half = {}, False
+    factors: dict[int, float] = {}
+    half = False
     peak = _peak(phase)
     if frozen:
         by_path = rates(phase, frozen)
@@ -72,312 +65,37 @@ def build(phase: Phase, updates: int, frozen: Frozen | None = None) -> "Update":
         half = any(layer.compute_dtype == "float16" for layer in layers)
     kind = OPTIMIZERS[phase.optimizer]
     rule = type(kind.__name__, (_Rates, kind), {})(schedules.of(phase, peak, updates))
+    rule.weight_decay = None  # Keras's own uses one rate for all layers; `_Rates` decays instead
+    rule.decay = phase.weight_decay
     return Update(rule, phase, factors, scale_loss=half)
 
 
 def plain(phase: Phase) -> keras.optimizers.Optimizer:
-    """Returns a new optimizer of Keras alone, of the phase's kind, at its (highest) rate."""
+    """Returns a plain Keras optimizer of the phase's kind, at its (highest) rate."""
     return OPTIMIZERS[phase.optimizer](_peak(phase), weight_decay=phase.weight_decay)
 
 
 def _peak(phase: Phase) -> float:
-    several = isinstance(phase.learning_rate, Mapping)
-    return float(max(phase.learning_rate.values()) if several else phase.learning_rate)
+    rate = phase.learning_rate
+    return float(max(rate.values()) if isinstance(rate, Mapping) else rate)
 
 
 class _Rates(keras_graph.GradientsAreSums):
-    """Before a Keras optimizer: a rate for each variable, by which its weight decay goes too.
+    """A mixin before a Keras optimizer: a rate for each variable, which scales its decay too.
 
     Attributes:
         factors: of the optimizer's rate, one for each variable that it was built with.
         decay: of the weights, per update, times their rate.
     """
 
-    def update_step(self, gradient, variable, learning_rate):
+    factors: tuple[float, ...]
+    decay: float
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         factor = self.factors[keras_graph.variable_index(self, variable)]
         rate = tf.cast(learning_rate, variable.dtype) * factor
         if self.decay:
             variable.assign_sub(variable * self.decay * rate)
-        super().update_step(gradient, variable, rate)
-
-
-class Update(keras.optimizers.Optimizer):
-    """Makes one gradient of all examples of an update, and hands it to Keras's rule.
-
-    Keras means over each replica's examples, then over replicas, and clips on each replica alone.
-    That is the gradient of the global batch only while all replicas hold equally many examples.
-    Here a replica's gradient counts by its share of the examples, and the sum is clipped.
-
-    Args:
-        rule: the Keras optimizer whose update is applied, with `_Rates` before it.
-        phase: says how to clip, accumulate, decay and average.
-        factors: of the rule's rate, by the id of the Keras variable; 1 where there is none.
-        scale_loss: whether the loss is scaled, as gradients in float16 need; an update in which
-            one is not finite is left out.
-
-    Attributes:
-        accumulate: batches of one update.
-        deferred: whether `apply` only adds gradients up, so that `update` must follow.
-        skipped: updates that were left out since they were not finite, see `skip_not_finite`.
-    """
-
-    def __init__(
-        self,
-        rule: keras.optimizers.Optimizer,
-        phase: Phase,
-        factors: Mapping[int, float],
-        *,
-        scale_loss: bool = False,
-    ):
-        super().__init__(learning_rate=0.0, name="update")
-        rule.weight_decay = None  # Keras's own knows one rate alone; `_Rates` decays instead
-        rule.decay = phase.weight_decay
-        self.rule = rule
-        self.accumulate = phase.accumulate
-        self.deferred = phase.accumulate > 1 or scale_loss
-        self._phase, self._factors = phase, factors
-        self._averages, self._sums, self._scaling = [], [], []
-        self._summed = set()  # indices of the variables that get gradients
-        self._skipping = False
-        self._skipped = self.add_variable((), dtype="int32", name="skipped_updates")
-        if scale_loss:
-            initial = keras.initializers.Constant(LOSS_SCALE)
-            self._scale = self.add_variable((), initial, "float32", name="scale")
-            self._finite = self.add_variable((), dtype="int32", name="finite_updates")
-            self._scaling = [self._scale, self._finite]
-        # tf.distribute traces each replica in a thread of its own, and switches between them.
-        self._local = threading.local()
-
-    @contextlib.contextmanager
-    def weighing(self, share: tf.Tensor) -> Iterator[None]:
-        """Makes `apply` weigh the gradients that it gets by `share` while the block is traced.
-
-        Args:
-            share: float32 scalar: this replica's examples × replicas / examples of the update, 1
-                when an update is one batch that divides evenly.
-        """
-        self._local.share, self._local.scale = share, 1.0
-        try:
-            yield
-        finally:
-            del self._local.share, self._local.scale
-
-    def build(self, variables):
-        self.rule.build(variables)
-        self.rule.factors = tuple(self._factors.get(id(each), 1.0) for each in variables)
-        super().build(variables)
-        if self._phase.ema is not None:
-            self._averages = [self.add_variable_from_reference(v, "average") for v in variables]
-        if self.deferred:
-            self._make_sums()
-
-    def _make_sums(self):
-        self._sums = [
-            tf.Variable(
-                tf.zeros(variable.shape, variable.dtype),
-                trainable=False,
-                # Each replica adds up its own: they are reduced once for an update.
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.SUM,
-            )
-            for variable in self._trained
-        ]
-
-    def skip_not_finite(self) -> None:
-        """Makes `update` leave out, and count, each update that is not finite.
-
-        Call it once it is built, before steps are traced, in the strategy's scope.
-        """
-        self._skipping = True
-        if not self.deferred:
-            self.deferred = True
-            self._make_sums()
-
-    def apply(self, grads, trainable_variables=None):
-        """Applies one update, or adds gradients up for it.
-
-        Args:
-            grads: of this replica's mean loss over the replica count; None: not connected.
-        """
-        if not self.built:
-            self.build(list(trainable_variables))
-        variables = trainable_variables or self._trained
-        pairs = zip(grads, variables, strict=True)
-        pairs = [(gradient, variable) for gradient, variable in pairs if gradient is not None]
-        if self.deferred:
-            for gradient, variable in pairs:
-                index = keras_graph.variable_index(self, variable)
-                self._sums[index].assign_add(self._weigh(gradient))
-                self._summed.add(index)
-        elif self._weighs:
-            self._apply([(self._weigh(gradient), variable) for gradient, variable in pairs])
-        else:
-            self._apply(pairs)
-
-    @property
-    def _trained(self) -> list[keras.Variable]:
-        return keras_graph.trained_variables(self)
-
-    @property
-    def _weighs(self) -> bool:
-        """Whether a batch is not the whole update."""
-        return self.deferred or tf.distribute.get_strategy().num_replicas_in_sync > 1
-
-    def update(
-        self, strategy: tf.distribute.Strategy, finite: tf.Tensor | bool = True
-    ) -> tf.Tensor:
-        """Applies the gradients that `apply` has added up, between two runs of the strategy.
-
-        Args:
-            finite: whether the loss is, of all batches of the update; else it is left out.
-
-        Returns:
-            bool []: `finite`; after `skip_not_finite`, whether the gradients are too. Those that
-            only their scale in float16 has made too large may be infinite.
-        """
-        finite, wrong = tf.convert_to_tensor(finite), tf.constant(False)
-        if self._scaling or self._skipping:
-            wrong = strategy.reduce("SUM", strategy.run(self._not_finite), axis=None) > 0
-        if self._skipping:
-            scaled = self._scale > 1 if self._scaling else False
-            finite &= ~wrong | scaled
-        tf.cond(finite, lambda: self._go_on(strategy, wrong), self._skip)
-        strategy.run(self._clear)
-        return finite
-
-    def _weigh(self, gradient):
-        if self._local.share is None and not self._scaling:
-            return tf.convert_to_tensor(gradient)
-        share = 1.0 if self._local.share is None else self._local.share
-        factor = share / self._local.scale
-        return tf.convert_to_tensor(gradient) * tf.cast(factor, gradient.dtype)
-
-    def _apply(self, pairs):
-        if not pairs:
-            return
-        grads, variables = map(list, zip(*pairs, strict=True))
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1:
-            context = tf.distribute.get_replica_context()
-            grads = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
-        grads = _clip(grads, self._phase)
-        self.rule.apply(grads, variables)
-        if replicas > 1 and not self.rule.knows_sums:
-            raise RuntimeError("This version of Keras would sum the gradients of replicas twice.")
-        if self._averages:
-            tf.distribute.get_replica_context().merge_call(self._average)
-
-    def _average(self, strategy):
-        """Moves the averages, once for all replicas."""
-        momentum = tf.where(self.rule.iterations > 1, self._phase.ema, 0.0)
-
-        def move(average, variable, momentum):
-            momentum = tf.cast(momentum, variable.dtype)
-            average.assign(momentum * average + (1 - momentum) * variable)
-
-        for average, variable in zip(self._averages, self._trained, strict=True):
-            arguments = variable.value, momentum
-            strategy.extended.update(average.value, move, arguments, group=False)
-
-    def _apply_sums(self):
-        self._apply([(self._sums[i].read_value(), self._trained[i]) for i in self._summed])
-
-    def _clear(self):
-        for total in self._sums:
-            total.assign(tf.zeros_like(total))
-
-    def _not_finite(self):
-        return tf.add_n([tf.math.count_nonzero(~tf.math.is_finite(total)) for total in self._sums])
-
-    def _skip(self):
-        if self._skipping:
-            self._skipped.assign_add(1)
-
-    def _go_on(self, strategy, wrong):
-        if self._scaling:
-            tf.cond(wrong, self._scale_less, lambda: self._apply_scaled(strategy))
-        else:
-            strategy.run(self._apply_sums)
-
-    def _scale_less(self):
-        self._scale.assign(self._scale / 2)
-        self._finite.assign(0)
-
-    def _apply_scaled(self, strategy):
-        strategy.run(self._apply_sums)
-        double = self._finite + 1 == UPDATES_TO_DOUBLE
-        self._scale.assign(tf.where(double, self._scale * 2, self._scale))
-        self._finite.assign(tf.where(double, 0, self._finite + 1))
-
-    def scale_loss(self, loss):
-        """Returns the loss as `train_step` derives it: weighed by the share, and scaled.
-
-        A `train_step` that does not call it has its gradients weighed instead. That is not the same
-        where replicas exchange values in the model, as a synchronized BatchNormalization does: a
-        gradient that comes back from another replica counts by that one's share.
-        """
-        share = getattr(self._local, "share", None)
-        if share is not None and self._weighs:
-            loss, self._local.share = loss * tf.cast(share, loss.dtype), None
-        if not self._scaling:
-            return loss
-        self._local.scale = self._scale
-        return tf.cast(loss, tf.float32) * self._scale
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within it, the model's weights are the averages of a phase with `ema`, if it has any."""
-        variables = self._trained if self._averages else []
-        kept = [variable.numpy() for variable in variables]
-        self.settle()
-        try:
-            yield
-        finally:
-            _assign(variables, kept)
-
-    def settle(self) -> None:
-        """Leaves the averages of a phase with `ema` in the model, if there have been updates."""
-        if self._averages and self.iterations.numpy():
-            _assign(self._trained, [average.numpy() for average in self._averages])
-
-    @property
-    def scales_loss(self) -> bool:
-        """Whether updates whose gradients are not finite are left out."""
-        return bool(self._scaling)
-
-    @property
-    def variables(self):
-        return [*self.rule.variables, *self._averages, self._skipped, *self._scaling]
-
-    @property
-    def skipped(self) -> int:
-        return int(self._skipped.numpy())
-
-    @property
-    def iterations(self):
-        return self.rule.iterations
-
-    @property
-    def learning_rate(self):
-        return self.rule.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value):
-        self.rule.learning_rate = value
-
-
-def _clip(grads: list[tf.Tensor], phase: Phase) -> list[tf.Tensor]:
-    if not any(getattr(phase, name) for name in CLIPPING):
-        return grads
-    # An embedding's gradient may name a row twice: only the sum of both is the row's gradient.
-    grads = [tf.convert_to_tensor(gradient) for gradient in grads]
-    if phase.clip_value:
-        return [tf.clip_by_value(each, -phase.clip_value, phase.clip_value) for each in grads]
-    if phase.clip_variable_norm:
-        return [tf.clip_by_norm(each, phase.clip_variable_norm) for each in grads]
-    return tf.clip_by_global_norm(grads, phase.clip_norm)[0]
-
-
-def _assign(variables: Iterable[keras.Variable], values: Iterable[np.ndarray]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+        super().update_step(gradient, variable, rate)  # type: ignore[misc]  # that optimizer's

@@ -20,20 +20,21 @@ class ProofFailed(CheckFailed):
 
 
 class Proof:
-    """Fingerprints of a model's variables before a phase, to be held against those after it.
+    """Fingerprints of a model's variables before a phase, to be compared with those after it.
 
-    Whether a variable may change is its own affair, not its layer's: a layer with adapters learns
-    while its kernel stays, and a BatchNormalization may learn its scale and keep its statistics.
+    Whether it may change is decided for each variable, not for each layer: a layer with adapters
+    learns while its kernel stays, and a BatchNormalization may learn its scale and keep its
+    statistics.
 
     Args:
         frozen: how the phase divides the model.
-        before: the fingerprints from when the phase began, which are those after the phase before
-            it; None: they are taken now.
+        before: the fingerprints at the start of the phase, which are those at the end of the phase
+            before it; None: they are taken now.
 
     Attributes:
-        before: the fingerprints from when the phase began.
-        after: those from its end, once `check` has been called.
-        seconds: what taking and comparing them has cost.
+        before: the fingerprints at the start of the phase.
+        after: those at its end, once `check` has been called.
+        seconds: how long taking and comparing them took.
     """
 
     def __init__(self, frozen: Frozen, before: Fingerprints | None = None):
@@ -46,19 +47,19 @@ class Proof:
     def check(self) -> dict:
         """Returns the proof for `result.json`.
 
-        `frozen` and `trained` are SHA-256 over the fingerprints of all variables that had to stay
-        as they were and of all that could change, each with the number of variables and of layers.
+        `frozen` and `trained` are SHA-256 over the fingerprints of all variables that must not
+        change and of all that may, each with the number of variables and of layers.
 
         Raises:
-            ProofFailed: names the frozen variables that changed, and the variables of the layers
-                that should learn and of which none did.
+            ProofFailed: names the frozen variables that changed, and the variables of layers that
+                should learn but of which none changed.
         """
         began = time.perf_counter()
-        self.after = self._take()
+        fingerprints = self.after = self._take()
         changed, still = [], []
         fixed, moving = {}, {}
         for path, layer in self._layers.items():
-            before, after = self.before[path], self.after[path]
+            before, after = self.before[path], fingerprints[path]
             learning = _ids(self._frozen.learning.get(path, ()))
             statistics = _ids(self._frozen.statistics.get(path, ()))
             unmoved = []
@@ -97,8 +98,9 @@ class Proof:
 
     def _take(self) -> Fingerprints:
         weights = {path: layer.weights for path, layer in self._layers.items()}
-        # As tensors they are hashed where they lie; NumPy would copy the variables.
-        values = (tf.convert_to_tensor(each.value) for found in weights.values() for each in found)
+        # Tensors are hashed in place; NumPy would copy the variables.
+        variables = itertools.chain.from_iterable(weights.values())
+        values = (tf.convert_to_tensor(variable.value) for variable in variables)
         hashes = iter(fingerprint.of_arrays(values))
         return {path: list(itertools.islice(hashes, len(each))) for path, each in weights.items()}
 
@@ -108,6 +110,6 @@ def _ids(variables: Iterable[keras.Variable]) -> set[int]:
 
 
 def _name(path: str, layer: keras.layers.Layer, variable: keras.Variable) -> str:
-    """Returns `vgg16/block1_conv1/kernel`; Keras's own path leaves the nesting models out."""
+    """Returns `vgg16/block1_conv1/kernel`; Keras's own path omits the nesting models."""
     own = variable.path.rpartition(f"{layer.name}/")[2]
     return f"{path}/{own}"

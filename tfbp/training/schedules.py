@@ -1,19 +1,19 @@
-"""How a phase's learning rate goes from update to update."""
+"""The learning rate of a phase, from update to update."""
 
 import keras
 import tensorflow as tf
 
 from tfbp.training.phase import Phase
 
-# Of one cycle: where it turns and ends as fractions of the phase, and the rates there as fractions
-# of the peak (see `Phase.schedule`).
+# The corners of one cycle: fractions of the phase, and the rates there as fractions of the peak
+# (see `Phase.schedule`).
 ONE_CYCLE = ((0.0, 0.1), (0.45, 1.0), (0.9, 0.1), (1.0, 0.001))
 
 
 def of(
     phase: Phase, peak: float, updates: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Returns what a Keras optimizer takes as the learning rate of a phase.
+    """Returns the learning rate of a phase, as a Keras optimizer takes it.
 
     Args:
         phase: its settings.
@@ -22,7 +22,7 @@ def of(
     """
     warm_up = int(phase.warm_up * updates)
     if phase.schedule == "one_cycle":
-        return Lines([(place * updates, height * peak) for place, height in ONE_CYCLE])
+        return Lines([(fraction * updates, height * peak) for fraction, height in ONE_CYCLE])
     if phase.schedule == "cosine":
         if not warm_up:
             return keras.optimizers.schedules.CosineDecay(peak, updates)
@@ -33,7 +33,7 @@ def of(
 
 
 class Lines(keras.optimizers.schedules.LearningRateSchedule):
-    """Straight lines between points, and the last point's rate behind it.
+    """Straight lines between points, and the last point's rate after it.
 
     Args:
         points: (update, rate), the updates ascending from 0.
@@ -42,7 +42,7 @@ class Lines(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, points: list[tuple[float, float]]):
         self.points = points
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
         step = tf.cast(step, tf.float32)
         rate = tf.constant(self.points[-1][1])
         for (x, y), (end_x, end_y) in reversed(
