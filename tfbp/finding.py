@@ -1,4 +1,4 @@
-"""What the audit finds, before any training."""
+"""A finding of the audit, before any training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ IDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that would silently go wrong.
+    """Something that would silently go wrong.
 
     Attributes:
         id: stable name, by which it can be accepted: "random-frozen".
-        message: names the layer or example concerned, and the mend.
+        message: names the layer or example concerned, and the remedy.
         warning: True where training may go on; else it is an error.
     """
 
@@ -39,7 +39,7 @@ class Finding:
 
 
 class AuditFailed(UserError):
-    """The audit found errors that were not accepted."""
+    """The audit has errors among its findings that were not accepted."""
 
 
 def listed(names: Sequence[str], limit: int = 4) -> str:

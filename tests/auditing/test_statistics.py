@@ -45,7 +45,7 @@ def found(model, pattern, batch_norm="frozen"):
     with one_batch.untouched(model):
         frozen = freezing.freeze(model, phase.trainable, phase.batch_norm)
         result = list(statistics.findings(model, phase, frozen))
-        return result + list(statistics.of_trial(phase, one_batch.run(model, SPLITS, TASK, frozen)))
+        return result + list(statistics.of_batch(phase, one_batch.run(model, SPLITS, TASK, frozen)))
 
 
 def test_normalization_that_moves_under_a_frozen_backbone_is_refused_by_name():

@@ -19,7 +19,7 @@ class Counting(keras.Model):
 
 
 @pytest.fixture
-def asked():
+def sampled():
     """Returns a model, and two sets of examples that it takes."""
     model, rows = Counting(), np.ones([20, 3], np.float32)
     model(rows)
@@ -27,19 +27,19 @@ def asked():
     return model, *(Examples.from_arrays(rows, rows[:, :2]) for _ in range(2))
 
 
-def test_a_model_is_asked_once_about_the_same_examples(asked):
-    model, one, other = asked
-    with sample_outputs.asking_once():
+def test_a_model_is_called_once_for_the_same_examples(sampled):
+    model, one, other = sampled
+    with sample_outputs.computed_once():
         for examples in (one, other, one):
             assert sample_outputs.outputs(model, examples).shape == (sample_outputs.EXAMPLES, 2)
         assert model.calls == 2
-        sample_outputs.ask(model, one)
+        sample_outputs.compute(model, one)
         assert model.calls == 3
 
 
-def test_it_is_asked_again_where_its_weights_may_have_changed(asked):
-    model, examples, _ = asked
-    with sample_outputs.asking_once():
+def test_it_is_called_again_where_its_weights_may_have_changed(sampled):
+    model, examples, _ = sampled
+    with sample_outputs.computed_once():
         before = sample_outputs.outputs(model, examples)
     model.dense.bias.assign_add([1, 1])
     for _ in range(2):

@@ -38,9 +38,9 @@ def audit(
     allow: Sequence[str] = (),
     backbone: keras.Model | Sequence[keras.Model] = (),
 ) -> list[Finding]:
-    """Returns what would silently go wrong in a training, errors first.
+    """Looks for what would silently go wrong in a training; errors come first.
 
-    The model is left as it was found: weights, statistics, random seeds and what is trainable.
+    The model is left as it was: weights, statistics, random seeds and what is trainable.
 
     Args:
         model: a built model, as `tfbp.fit` takes it.
@@ -51,9 +51,9 @@ def audit(
         tfbp.UserError: an unknown id, a phase that does not fit the model, or model, examples and
             task cannot run together at all.
     """
-    found = findings(model, splits, task, phases, allow=allow, backbone=backbone)
+    every = findings(model, splits, task, phases, allow=allow, backbone=backbone)
     allow = accepted_ids(allow)
-    return [finding for finding in found if finding.id not in allow]
+    return [finding for finding in every if finding.id not in allow]
 
 
 def accepted_ids(allow: str | Sequence[str]) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def findings(
     allow: Sequence[str] = (),
     backbone: keras.Model | Sequence[keras.Model] = (),
 ) -> list[Finding]:
-    """Returns what `audit` returns, and what is accepted too."""
+    """Returns the findings of `audit`, those that are accepted too."""
     allow = accepted_ids(allow)
     if not isinstance(model, keras.Model):
         raise mistake("model", "must be a Keras model", model)
@@ -86,39 +86,39 @@ def findings(
     backbones = [backbone] if isinstance(backbone, keras.Model) else list(backbone)
     if strange := [each for each in backbones if not isinstance(each, keras.Model)]:
         raise mistake("backbone", "must be a Keras model, or several", strange[0])
-    with one_batch.untouched(model), sample_outputs.asking_once():
-        # First, for it looks on while the model is asked; the others look at the answer.
-        found = [*preprocessing.findings(model, splits, backbones)]
+    with one_batch.untouched(model), sample_outputs.computed_once():
+        # First, since it looks on while the model is called; the others look at the outputs.
+        result = [*preprocessing.findings(model, splits, backbones)]
         mismatch = [*losses.findings(model, splits, task)]
         refused = bool(mismatch) and "loss-mismatch" not in allow
         if not refused:  # What cannot run at all is accepted by nobody.
             task.check(model, splits.train)
-        found += mismatch
-        found += connection.findings(model, splits, backbones)
-        found += rounding.findings(model, splits)
-    found += examples.findings(splits, task)
+        result += mismatch
+        result += connection.findings(model, splits, backbones)
+        result += rounding.findings(model, splits)
+    result += examples.findings(splits, task)
     for number, phase in enumerate(phases):
         with one_batch.untouched(model):
             frozen = freezing.freeze(model, phase.trainable, phase.batch_norm)
             if number == 0:
-                found += weights.findings(model, phase, backbones)
-            found += statistics.findings(model, phase, frozen)
+                result += weights.findings(model, phase, backbones)
+            result += statistics.findings(model, phase, frozen)
             if not refused:  # else there is no loss to follow
-                tried = one_batch.run(model, splits, task, frozen)
-                found += gradients.findings(phase, tried)
-                found += statistics.of_trial(phase, tried)
-    return sorted(found, key=lambda each: (each.warning, IDS.index(each.id)))
+                effect = one_batch.run(model, splits, task, frozen)
+                result += gradients.findings(phase, effect)
+                result += statistics.of_batch(phase, effect)
+    return sorted(result, key=lambda each: (each.warning, IDS.index(each.id)))
 
 
-def enforce(found: Sequence[Finding], allow: Sequence[str]) -> list[dict[str, str]]:
+def enforce(findings: Sequence[Finding], allow: Sequence[str]) -> list[dict[str, str]]:
     """Logs warnings and what is accepted, and returns the latter for `result.json`.
 
     Raises:
         AuditFailed: names the errors that are not accepted.
     """
     allow = accepted_ids(allow)
-    accepted = [finding for finding in found if finding.id in allow]
-    left = [finding for finding in found if finding.id not in allow]
+    accepted = [finding for finding in findings if finding.id in allow]
+    left = [finding for finding in findings if finding.id not in allow]
     for finding in accepted:
         logging.warning("Accepted: %s: %s", finding.id, finding.message)
     for finding in left:

@@ -39,15 +39,15 @@ def _reaching(model: keras.Model, splits: Splits) -> set[int]:
     call = tf.function(lambda x: model(x, training=False))
     graph = call.get_concrete_function(tf.TensorSpec([None, *spec.shape], spec.dtype)).graph
     inside = {id(inner): id(outer) for outer, inner in graph.captures}
-    left, seen, found = list(graph.outputs), set(), set()
+    left, seen, handles = list(graph.outputs), set(), set()
     while left:
         tensor = left.pop()
         if id(tensor) in inside:
-            found.add(inside[id(tensor)])
+            handles.add(inside[id(tensor)])
         if id(tensor.op) not in seen:
             seen.add(id(tensor.op))
             left += tensor.op.inputs
-    return found
+    return handles
 
 
 def _handles(variable: keras.Variable) -> list[int]:

@@ -1,12 +1,12 @@
-"""What is wrong with the examples themselves: leaks between splits, copies, classes out of balance.
+"""Faults of the examples themselves: leaks between splits, copies, classes out of balance.
 
 Two examples are the same when their contents are, whatever their labels; where x is no image, the
 targets must be equal too: rows of a table may well repeat their features. Windows of a text repeat
-each other by nature, and count only where most of a split is found in another.
+each other by nature, and count only where most of a split is in another.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,8 +22,7 @@ _BALANCED = 10
 
 def findings(splits: Splits, task: Task) -> Iterator[Finding]:
     """Yields `split-overlap`, `duplicates`, `class-missing` and `imbalance`."""
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    parts = {name: examples for name, examples in parts.items() if examples is not None}
+    parts = splits.parts()
     keys = {name: _keys(examples) for name, examples in parts.items()}
     for one, other in itertools.combinations(parts, 2):
         yield from _overlap(parts, keys, one, other)
@@ -56,7 +55,7 @@ def _overlap(
     twins = order[np.searchsorted(keys[one], keys[other][shared], sorter=order)]
     pairs = [
         f"{parts[other].name(there)} (as {parts[one].name(here)})"
-        for there, here in zip(shared, twins, strict=True)
+        for there, here in zip(shared.tolist(), twins.tolist(), strict=True)
     ]
     yield Finding(
         "split-overlap",
@@ -70,9 +69,9 @@ def _overlap(
 
 def _duplicates(name: str, examples: Examples, keys: np.ndarray) -> Iterator[Finding]:
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    originals = first[which]
-    copies = np.flatnonzero(originals != np.arange(len(keys)))
-    if not len(copies):
+    originals = first[which].tolist()
+    copies = [number for number, original in enumerate(originals) if original != number]
+    if not copies:
         return
     pairs = [f"{examples.name(copy)} (as {examples.name(originals[copy])})" for copy in copies]
     message = f"{len(copies)} of the {len(keys)} examples of `{name}` are copies: {listed(pairs)}."
@@ -86,7 +85,7 @@ def _duplicates(name: str, examples: Examples, keys: np.ndarray) -> Iterator[Fin
     yield Finding("duplicates", f"{message} Leave them out, or they count twice.", warning=True)
 
 
-def _classes(parts: dict[str, Examples], names: tuple[str, ...]) -> Iterator[Finding]:
+def _classes(parts: dict[str, Examples], names: Sequence[str]) -> Iterator[Finding]:
     for part, examples in parts.items():
         counts = _counts(examples, names)
         missing = [repr(name) for name, count in zip(names, counts, strict=False) if not count]
@@ -104,30 +103,33 @@ def _classes(parts: dict[str, Examples], names: tuple[str, ...]) -> Iterator[Fin
             )
 
 
-def _imbalance(train: Examples, names: tuple[str, ...], task: Task) -> Iterator[Finding]:
+def _imbalance(train: Examples, names: Sequence[str], task: Task) -> Iterator[Finding]:
     counts = _counts(train, names)
     present = np.flatnonzero(counts)
-    largest, smallest = present[counts[present].argmax()], present[counts[present].argmin()]
+    largest = int(present[counts[present].argmax()])
+    smallest = int(present[counts[present].argmin()])
     if counts[largest] <= _BALANCED * counts[smallest]:
         return
     if task.class_weights_for(train) is not None:
         return
-    title = dict(enumerate(names)).get
+    titles = dict(enumerate(names))
     weights = counts.sum() / (len(present) * counts[present])
     shown = [
-        f"{title(label, label)}: {weight:.3g}"
-        for label, weight in zip(present, weights, strict=True)
+        f"{titles.get(label, label)}: {weight:.3g}"
+        for label, weight in zip(present.tolist(), weights, strict=True)
     ]
     yield Finding(
         "imbalance",
-        f"`train` has {counts[largest]} examples of {title(largest, largest)!r} and "
-        f"{counts[smallest]} of {title(smallest, smallest)!r}. These class weights would make up "
-        f"for it: {listed(shown, 10)}. `tfbp.Classification(…, class_weights='balanced')`, or "
+        f"`train` has {counts[largest]} examples of {titles.get(largest, largest)!r} and "
+        f"{counts[smallest]} of {titles.get(smallest, smallest)!r}. These class weights would make "
+        f"up for it: {listed(shown, 10)}. `tfbp.Classification(…, class_weights='balanced')`, or "
         "`--class_weights=balanced`, applies them.",
         warning=True,
     )
 
 
-def _counts(examples: Examples, names: tuple[str, ...]) -> np.ndarray:
+def _counts(examples: Examples, names: Sequence[str]) -> np.ndarray:
+    labels = examples.labels
+    assert labels is not None  # as `findings` has seen
     # A label outside the classes is refused by the task.
-    return np.bincount(examples.labels[examples.labels >= 0], minlength=len(names))
+    return np.bincount(labels[labels >= 0], minlength=len(names))

@@ -1,9 +1,9 @@
-"""Layers that are said to train and cannot: no gradient, a zero one, or one that is no number."""
+"""Layers that should train and cannot: no gradient, a zero one, or one that is not finite."""
 
 import math
 from collections.abc import Iterator
 
-from tfbp.auditing.one_batch import Trial
+from tfbp.auditing.one_batch import Effect
 from tfbp.finding import Finding, listed
 from tfbp.training.phase import CLIPPING, Phase
 
@@ -11,19 +11,19 @@ from tfbp.training.phase import CLIPPING, Phase
 HUGE = 1e6
 
 
-def findings(phase: Phase, trial: Trial) -> Iterator[Finding]:
-    """Yields `no-gradient`, `dead-layer` and `exploding` from what a batch does in a phase."""
-    if without := [f"{path}/{name}" for path, name, norm in trial.norms if norm is None]:
+def findings(phase: Phase, effect: Effect) -> Iterator[Finding]:
+    """Yields `no-gradient`, `dead-layer` and `exploding` from the effect of a batch in a phase."""
+    if without := [f"{path}/{name}" for path, name, norm in effect.norms if norm is None]:
         yield Finding(
             "no-gradient",
             f"phase {phase.name!r} trains {listed(without)}, and no gradient of the loss reaches "
             "them. Connect them to the output by operations that have a gradient (no argmax, "
             "rounding or stop_gradient), or leave them out of `trainable`.",
         )
-    if trial.dead:
+    if effect.dead:
         yield Finding(
             "dead-layer",
-            f"phase {phase.name!r} trains {listed(trial.dead)}, whose gradient on a batch is zero "
+            f"phase {phase.name!r} trains {listed(effect.dead)}, whose gradient on a batch is zero "
             "in every entry. Look for a ReLU whose inputs are all negative, units that are "
             "saturated, or a factor of zero behind them.",
         )
@@ -31,11 +31,11 @@ def findings(phase: Phase, trial: Trial) -> Iterator[Finding]:
     limit = math.inf if clipped else HUGE
     large = [
         f"{path}/{name} ({norm:.2g})"
-        for path, name, norm in trial.norms
+        for path, name, norm in effect.norms
         if norm is not None and not norm < limit
     ]
-    if not math.isfinite(trial.loss):
-        large.insert(0, f"the loss ({trial.loss})")
+    if not math.isfinite(effect.loss):
+        large.insert(0, f"the loss ({effect.loss})")
     if large:
         yield Finding(
             "exploding",

@@ -32,7 +32,7 @@ def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding
         shape = _of_rows(examples, answer)
     else:
         shape = _of_values(examples, answer, loss)
-    if shape:  # Nothing more can be told from answers that are not what the loss compares.
+    if shape:  # Answers of another shape say nothing more.
         messages = [shape]
     elif isinstance(loss, (*_OF_LABELS, *_OF_ROWS)):
         messages = [
@@ -63,12 +63,12 @@ def _of_labels(examples: Examples, answer: np.ndarray) -> str:
     spec = examples.spec[1]
     if spec.dtype.is_integer and spec.shape.rank == answer.ndim - 2:
         return ""
-    mend = ""
+    remedy = ""
     if _one_hot(examples.targets):
-        mend = " They are one-hot rows: give `targets.argmax(axis=-1)`."
+        remedy = " They are one-hot rows: give `targets.argmax(axis=-1)`."
     return (
         "`examples` must carry one label, a whole number, for each row of logits. "
-        f"Received: {_shown(spec)} against answers of shape {list(answer.shape[1:])}.{mend}"
+        f"Received: {_shown(spec)} against answers of shape {list(answer.shape[1:])}.{remedy}"
     )
 
 
@@ -76,12 +76,14 @@ def _of_rows(examples: Examples, answer: np.ndarray) -> str:
     spec = examples.spec[1]
     if tuple(spec.shape) == answer.shape[1:]:
         return ""
-    mend = ""
+    remedy = ""
     if spec.dtype.is_integer and spec.shape.rank == answer.ndim - 2:
-        mend = " They are labels: the loss for them is keras.losses.SparseCategoricalCrossentropy."
+        remedy = (
+            " They are labels: the loss for them is keras.losses.SparseCategoricalCrossentropy."
+        )
     return (
         "`examples` must carry a one-hot row, or probabilities, for each row of answers. "
-        f"Received: {_shown(spec)} against answers of shape {list(answer.shape[1:])}.{mend}"
+        f"Received: {_shown(spec)} against answers of shape {list(answer.shape[1:])}.{remedy}"
     )
 
 
@@ -154,7 +156,7 @@ _SQUASHING = ("softmax", "sigmoid")
 
 
 def _last_activation(model: keras.Model) -> str:
-    """Returns the function that a model's output comes from; "" where its graph does not tell."""
+    """Returns the function that a model's output comes from; "" where its graph does not say."""
     operation = model
     while isinstance(operation, keras.Model):
         outputs = getattr(operation, "outputs", None) or [None]

@@ -1,8 +1,9 @@
-"""One batch through a model as a phase would train it, and what that does; nothing is kept."""
+"""The effect of one batch on a model, trained as in a phase; nothing of it is kept."""
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,17 +15,22 @@ from tfbp.modeling.freezing import Frozen
 from tfbp.tasks import sample_outputs
 from tfbp.tasks.task import Task
 
+# The id of a variable → its gradient, where there is one.
+Gradients = dict[int, np.ndarray]
+# Path of a layer → its variables that learn.
+Learning = dict[str, list[keras.Variable]]
+
 EXAMPLES = 16
 # float16 holds no gradients below 6e-8: losses are scaled (Micikevicius et al. 2018, sec. 3.2).
 _FLOAT16_SCALE = 128.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
-    """What one batch does to a model in a phase.
+class Effect:
+    """The effect of one batch on a model in a phase.
 
-    A model with a `train_step` or `compute_loss` of its own makes its gradients itself: what the
-    tape says of them is not shown.
+    A model with a `train_step` or `compute_loss` of its own makes its gradients itself: those of
+    the tape are not shown.
 
     Attributes:
         loss: the mean loss of the batch, with the model's own losses.
@@ -54,24 +60,24 @@ def untouched(model: keras.Model) -> Iterator[None]:
             variable.assign(value)
 
 
-def run(model: keras.Model, splits: Splits, task: Task, frozen: Frozen) -> Trial:
-    """Returns what a batch of at most 16 examples does to a model that is frozen for a phase.
+def run(model: keras.Model, splits: Splits, task: Task, frozen: Frozen) -> Effect:
+    """Trains a model, which is frozen for a phase, on one batch of at most 16 examples.
 
     It changes the model: call it inside `untouched`.
     """
     before = {path: _values(layer) for path, layer in frozen.frozen.items()}
-    learning = {path: found for path, found in frozen.learning.items() if found}
+    learning = {path: variables for path, variables in frozen.learning.items() if variables}
     if not _plain(model):
         learning = {}
-    step = _step(model, task, *sample_outputs.few(splits.train, EXAMPLES))
+    step = _Step(model, task, *sample_outputs.few(splits.train, EXAMPLES))
     loss, gradients = step()
     moved = [path for path, layer in frozen.frozen.items() if _differ(before[path], layer)]
     norms = [
         (path, variable.name, _norm(gradients.get(id(variable))))
-        for path, found in learning.items()
-        for variable in found
+        for path, variables in learning.items()
+        for variable in variables
     ]
-    return Trial(loss, tuple(norms), _dead(step, learning, gradients), tuple(moved))
+    return Effect(loss, tuple(norms), _dead(step, learning, gradients), tuple(moved))
 
 
 def _plain(model: keras.Model) -> bool:
@@ -81,47 +87,55 @@ def _plain(model: keras.Model) -> bool:
     )
 
 
-def _step(model, task, x, y):
-    """Returns a function that gives (loss, id of a variable → its gradient, where there is one)."""
-    strategy = model.distribute_strategy
-    variables = model.trainable_variables
-    loss_of = task.loss()
-    half = any(layer.compute_dtype == "float16" for layer in keras_graph.all_layers(model))
-    scale = _FLOAT16_SCALE if half else 1.0
+class _Step:
+    """The loss and the gradients of one batch, computed anew at each call."""
 
-    def one(x, y):
+    def __init__(self, model: keras.Model, task: Task, x: np.ndarray, y: np.ndarray):
+        self._model, self._loss, self._batch = model, task.loss(), (tf.constant(x), tf.constant(y))
+        self._variables = model.trainable_variables
+        half = any(layer.compute_dtype == "float16" for layer in keras_graph.all_layers(model))
+        self._scale = _FLOAT16_SCALE if half else 1.0
+        self._strategy = model.distribute_strategy
+        self._on_replica = self._gradients
+        if self._strategy.num_replicas_in_sync > 1:
+            # Replicas run in a graph; for one it would only take longer.
+            self._on_replica = tf.function(self._gradients)
+
+    def __call__(self) -> tuple[float, Gradients]:
+        loss, gradients = self._strategy.run(self._on_replica, args=self._batch)
+        return float(self._first(loss)), {
+            id(self._variables[number]): self._first(each) for number, each in gradients.items()
+        }
+
+    def _gradients(self, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
         # Keras freezes its variables, not TensorFlow's, which a tape would follow all the way down.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([variable.value for variable in variables])
+            tape.watch([variable.value for variable in self._variables])
             # Each replica gets the whole batch, and Keras divides its mean by their number.
-            loss = strategy.num_replicas_in_sync * loss_of(y, model(x, training=True))
-            loss += sum(tf.cast(each, loss.dtype) for each in model.losses)
-            scaled = scale * loss
-        found = tape.gradient(scaled, [variable.value for variable in variables])
-        present = {i: gradient for i, gradient in enumerate(found) if gradient is not None}
-        return loss, {i: tf.convert_to_tensor(each) / scale for i, each in present.items()}
+            loss = self._strategy.num_replicas_in_sync * self._loss(
+                y, self._model(x, training=True)
+            )
+            loss += sum(tf.cast(each, loss.dtype) for each in self._model.losses)
+            scaled = self._scale * loss
+        gradients = tape.gradient(scaled, [variable.value for variable in self._variables])
+        return loss, {
+            number: tf.convert_to_tensor(gradient) / self._scale
+            for number, gradient in enumerate(gradients)
+            if gradient is not None
+        }
 
-    if strategy.num_replicas_in_sync > 1:
-        one = tf.function(one)  # replicas run in a graph; for one it would only take longer
-
-    def first(value):
-        return strategy.experimental_local_results(value)[0].numpy()
-
-    def step():
-        loss, found = strategy.run(one, args=(tf.constant(x), tf.constant(y)))
-        return float(first(loss)), {id(variables[i]): first(each) for i, each in found.items()}
-
-    return step
+    def _first(self, value: Any) -> np.ndarray:
+        return self._strategy.experimental_local_results(value)[0].numpy()
 
 
-def _dead(step, learning, gradients) -> tuple[str, ...]:
+def _dead(step: _Step, learning: Learning, gradients: Gradients) -> tuple[str, ...]:
     """Returns the paths whose gradients are zero, and not only because of a start at zero.
 
     Behind weights that start at zero (LoRA's second factor, a head, the last gamma of a residual
     branch) the first gradient is zero: the other layers take small steps for as long as more
     layers come alive.
     """
-    variables = [variable for found in learning.values() for variable in found]
+    variables = [variable for each in learning.values() for variable in each]
     dead = _zero(learning, gradients)
     while dead:
         for variable in variables:
@@ -136,11 +150,11 @@ def _dead(step, learning, gradients) -> tuple[str, ...]:
     return tuple(dead)
 
 
-def _zero(learning, gradients) -> list[str]:
+def _zero(learning: Learning, gradients: Gradients) -> list[str]:
     return [
         path
-        for path, found in learning.items()
-        if all(id(v) in gradients and not gradients[id(v)].any() for v in found)
+        for path, variables in learning.items()
+        if all(id(v) in gradients and not gradients[id(v)].any() for v in variables)
     ]
 
 
@@ -149,15 +163,15 @@ def _norm(gradient: np.ndarray | None) -> float | None:
 
 
 def _value(variable: keras.Variable) -> tf.Tensor:
-    """Returns what a variable holds now. Nothing is copied unless the variable changes."""
+    """Returns the value of a variable. Nothing is copied unless the variable changes."""
     return tf.convert_to_tensor(variable.value)
 
 
-def _values(layer):
+def _values(layer: keras.layers.Layer) -> list[tf.Tensor]:
     return [_value(variable) for variable in layer.weights]
 
 
-def _differ(before, layer) -> bool:
+def _differ(before: Sequence[tf.Tensor], layer: keras.layers.Layer) -> bool:
     return not all(_equal(old, new) for old, new in zip(before, _values(layer), strict=True))
 
 

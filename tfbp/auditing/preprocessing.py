@@ -1,4 +1,4 @@
-"""What reaches a backbone of `keras.applications`, against what it was trained on.
+"""The inputs of a backbone of `keras.applications`, compared with those it was trained on.
 
 Each preprocessing of `keras.applications` is an affine map of colours and can be undone: what
 reaches the backbone must come from images of 0 to 255. Where the examples are such images, and the
@@ -7,6 +7,7 @@ model does not resize them, they are compared pixel by pixel, so that a dark set
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ _CONTRAST = 10
 def findings(
     model: keras.Model, splits: Splits, backbones: Sequence[keras.Model]
 ) -> Iterator[Finding]:
-    """Yields `preprocessing` for each backbone that is told by its name.
+    """Yields `preprocessing` for each backbone that is known by its name.
 
     Looked at are the models inside `model`, `model` itself, and `backbones` whose layers it uses.
 
@@ -42,7 +43,7 @@ def findings(
     x, _ = sample_outputs.few(splits.train, sample_outputs.EXAMPLES)
     with contextlib.ExitStack() as stack:
         reached = [(backbone, stack.enter_context(_inputs(first))) for backbone, first in known]
-        sample_outputs.ask(model, splits.train)
+        sample_outputs.compute(model, splits.train)
     for backbone, seen in reached:
         # None where the model does not use the backbone.
         if seen and seen[0].ndim == 4 and seen[0].shape[-1] == 3:
@@ -58,7 +59,7 @@ def _models(model: keras.Model) -> Iterator[keras.Model]:
 
 def _known(models: Sequence[keras.Model]) -> list[tuple[keras.Model, keras.layers.Layer]]:
     """Returns each known backbone with the layer that begins its preprocessing, or comes after."""
-    found = {}
+    known: dict[int, tuple[keras.Model, keras.layers.Layer]] = {}
     for model in models:
         with contextlib.suppress(UserError):
             outside = heads.preprocessing_of(model) is not None
@@ -66,9 +67,9 @@ def _known(models: Sequence[keras.Model]) -> list[tuple[keras.Model, keras.layer
                 padding = isinstance(layer, keras.layers.ZeroPadding2D)
                 inside = isinstance(layer, heads.PREPROCESSING_LAYERS)
                 if (padding or hasattr(layer, "kernel")) if outside else inside:
-                    found.setdefault(id(layer), (model, layer))
+                    known.setdefault(id(layer), (model, layer))
                     break
-    return list(found.values())
+    return list(known.values())
 
 
 @contextlib.contextmanager
@@ -77,7 +78,7 @@ def _inputs(layer: keras.layers.Layer) -> Iterator[list[np.ndarray]]:
     seen: list[np.ndarray] = []
     call = layer.call
 
-    def note(x, *args, **settings):
+    def note(x: Any, *args: Any, **settings: Any) -> Any:
         if tf.executing_eagerly():  # Keras may trace the layer, for the shape of its answer.
             seen.append(np.asarray(keras.ops.cast(x, "float32")))
         return call(x, *args, **settings)
@@ -93,7 +94,7 @@ class _Kind:
     """A preprocessing as an affine map of colours, and its inverse."""
 
     def __init__(self, function: Callable | None):
-        def of(colours):
+        def of(colours: np.ndarray) -> np.ndarray:
             image = np.array([[colours]], np.float64)
             return np.asarray(function(image) if function else image)[0, 0]
 
@@ -128,7 +129,7 @@ def _judge(backbone: keras.Model, x: np.ndarray, z: np.ndarray) -> Iterator[Find
         fault = "does not fit"
     else:
         return
-    mend = (
+    remedy = (
         "Apply its `preprocess_input` of keras.applications once, to images of 0 to 255, as "
         "`tfbp.swap_head` does."
         if function
@@ -139,7 +140,7 @@ def _judge(backbone: keras.Model, x: np.ndarray, z: np.ndarray) -> Iterator[Find
         "preprocessing",
         f"The preprocessing for {backbone.name!r} {fault}: examples of {x.min():.4g} to "
         f"{x.max():.4g} reach it as {z.min():.4g} to {z.max():.4g} with a mean of {z.mean():.4g}, "
-        f"and it was trained on {low:.4g} to {high:.4g}. {mend}",
+        f"and it was trained on {low:.4g} to {high:.4g}. {remedy}",
         warning,
     )
 

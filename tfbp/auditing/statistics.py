@@ -1,10 +1,10 @@
-"""Statistics of a frozen backbone that would move: what it was trained with would drift away."""
+"""Statistics of a frozen backbone that would move away from those that it was trained with."""
 
 from collections.abc import Iterator
 
 import keras
 
-from tfbp.auditing.one_batch import Trial
+from tfbp.auditing.one_batch import Effect
 from tfbp.finding import Finding, listed
 from tfbp.modeling import keras_graph, paths
 from tfbp.modeling.freezing import Frozen
@@ -35,12 +35,12 @@ def findings(model: keras.Model, phase: Phase, frozen: Frozen) -> Iterator[Findi
             )
 
 
-def of_trial(phase: Phase, trial: Trial) -> Iterator[Finding]:
+def of_batch(phase: Phase, effect: Effect) -> Iterator[Finding]:
     """Yields `statistics-move` for frozen layers that a training batch changes all the same."""
-    if trial.moved:
+    if effect.moved:
         yield Finding(
             "statistics-move",
-            f"phase {phase.name!r} freezes {listed(trial.moved)}, and a batch in training mode "
+            f"phase {phase.name!r} freezes {listed(effect.moved)}, and a batch in training mode "
             "changes their variables. Let these layers keep them fixed while their `trainable` is "
             "False, or call them with `training=False`.",
         )

@@ -1,4 +1,4 @@
-"""Pretrained weights that were not loaded: what still holds its random start.
+"""Pretrained weights that were not loaded: layers that still hold their random start.
 
 Keras's initializers keep the seed that they drew with: the very draw can be repeated and compared.
 """
@@ -34,14 +34,14 @@ def findings(
     ]
     names = {id(layer): path for path, layer in [*outside, *own]}
     starts = {id(layer): _starts(layer) for _, layer in [*outside, *own]}
-    random = {key for key, found in starts.items() if any(held for _, held in found)}
+    random = {key for key, draws in starts.items() if any(held for _, held in draws)}
     frozen = {
         id(layer)
         for _, layer in own
         if any(held and not variable.trainable for variable, held in starts[id(layer)])
     }
 
-    told = set()
+    reported: set[int] = set()
     for group, given in _groups(model, backbones):
         members = [id(layer) for layer in group]
         fresh = [key for key in members if key in random]
@@ -49,7 +49,7 @@ def findings(
         harmed = frozen & set(fresh) or (given and loaded)
         if not (fresh and harmed and (given or loaded)):
             continue
-        told.update(fresh)
+        reported.update(fresh)
         which = listed([names[key] for key in fresh])
         if loaded:
             message = (
@@ -62,7 +62,7 @@ def findings(
                 f"{phase.name!r} keeps them frozen. Load the pretrained weights."
             )
         yield Finding("weights-not-loaded", message)
-    if left := [names[key] for key in starts if key in frozen - told]:
+    if left := [names[key] for key in starts if key in frozen - reported]:
         yield Finding(
             "random-frozen",
             f"phase {phase.name!r} freezes {listed(left)}, which still hold their random start. "
@@ -73,7 +73,7 @@ def findings(
 def _groups(
     model: keras.Model, backbones: Sequence[keras.Model]
 ) -> Iterator[tuple[list[keras.layers.Layer], bool]]:
-    """Yields the layers of each model that has weights of one source, and whether it was given."""
+    """Yields the layers of each model whose weights belong together, and whether it was given."""
     for backbone in backbones:
         yield [layer for _, layer in paths.layers(backbone)], True
     for nested in keras_graph.nested_models(model):
@@ -84,15 +84,15 @@ def _groups(
 
 def _starts(layer: keras.layers.Layer) -> list[tuple[keras.Variable, bool]]:
     """Returns each matrix that a layer drew at random, and whether it still holds that draw."""
-    found = []
+    starts = []
     for part in keras_graph.all_layers(layer):
         owned = vars(part).values()
         draws = [value for value in owned if isinstance(getattr(value, "seed", None), int)]
         draws = [value for value in draws if isinstance(value, keras.initializers.Initializer)]
         if draws:
             matrices = [value for value in owned if isinstance(value, keras.Variable)]
-            found += [(v, _holds(v, draws)) for v in matrices if len(v.shape) > 1]
-    return found
+            starts += [(v, _holds(v, draws)) for v in matrices if len(v.shape) > 1]
+    return starts
 
 
 def _holds(variable: keras.Variable, draws: Sequence[keras.initializers.Initializer]) -> bool:
@@ -102,8 +102,8 @@ def _holds(variable: keras.Variable, draws: Sequence[keras.initializers.Initiali
 
 def _is_draw(value: np.ndarray, draw: tf.Tensor) -> bool:
     draw = np.asarray(draw)
-    few = [each.ravel()[:_FEW].astype(np.float32) for each in (value, draw)]
-    # Almost always the first few tell already.
+    few = value.ravel()[:_FEW].astype(np.float32), draw.ravel()[:_FEW].astype(np.float32)
+    # Almost always the first few show it already.
     if not (np.array_equal(*few) or _is_multiple(*few)):
         return False
     if np.array_equal(value, draw):

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how it was measured, and how to ask it (Markdown)."""
+"""The model card of an export, in Markdown: its signatures, results, training and proof."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,10 +13,10 @@ def text(name: str, details: Mapping, labels: Sequence[str]) -> str:
     """
     data = details.get("data", {})
     by = f"the recipe `{details['recipe']}`" if "recipe" in details else "`tfbp.fit`"
-    source = f" on `{data['spec']}`" if "spec" in data else ""
+    data_spec = f" on `{data['spec']}`" if "spec" in data else ""
     parts = [
         f"# {name}",
-        f"Trained by {by} of tfbp{source}, and exported as a TensorFlow SavedModel.",
+        f"Trained by {by} of tfbp{data_spec}, and exported as a TensorFlow SavedModel.",
         "## What it takes and answers",
         _table(
             ["signature", "inputs", "outputs"],

@@ -1,4 +1,4 @@
-"""What an export says of itself, read from its files: nothing is loaded or run."""
+"""An export's signatures and details, read from its files: nothing is loaded or run."""
 
 import json
 import pathlib

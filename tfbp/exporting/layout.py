@@ -1,4 +1,4 @@
-"""What the folder of an exported model is, as TensorFlow Serving reads it.
+"""The folder of an exported model, as TensorFlow Serving reads it.
 
     MODEL/                               its name is the model's
       1/  2/  …                          a version each: a folder whose whole name is a number

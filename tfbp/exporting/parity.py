@@ -1,6 +1,6 @@
 """The gate before an export is published: a fresh process must answer like the trained model.
 
-It answers every signature, and the export's own warm-up requests.
+It calls every signature, and answers the export's own warm-up requests.
 
 The process loads the SavedModel as TensorFlow Serving does, by `tf.compat.v1.saved_model.loader`
 and tensor names, without the model's code and without a GPU:
@@ -36,7 +36,7 @@ class ParityError(CheckFailed):
 
 
 def fresh_process(folder: str | os.PathLike, requests: Sequence[Tensors]) -> Answers:
-    """Returns what a SavedModel answers in a fresh process, which replays its warm-up file first.
+    """Sends requests to a SavedModel in a fresh process, which replays its warm-up file first.
 
     Raises:
         ParityError: it cannot be loaded, or does not take the requests.
@@ -62,7 +62,7 @@ def fresh_process(folder: str | os.PathLike, requests: Sequence[Tensors]) -> Ans
 
 
 def this_process(folder: str | os.PathLike, requests: Sequence[Tensors]) -> Answers:
-    """Returns what `fresh_process` does, without another process: it is what runs there.
+    """Does the same in this process: it is what runs in the fresh one.
 
     Raises:
         Exception: TensorFlow's own, where the SavedModel does not load or take the requests.
@@ -119,8 +119,8 @@ def check(
 
     Args:
         folder: the SavedModel.
-        requests: what to ask, for each signature, each time.
-        expected: what the trained model answers to it.
+        requests: inputs of each signature.
+        expected: the trained model's answer to each request.
         tolerance: how far floats may differ, as a share of the largest magnitude of that output.
             Integers and strings must be equal; where more than 1e-5 is allowed, they may turn on
             floats that differ so much, and only their types and shapes are compared.
@@ -133,21 +133,21 @@ def check(
         ParityError: a signature or output is missing, or differs: says which, and by how much.
     """
     answers = _answering.get()(folder, requests)
-    signatures: dict[str, dict[str, float]] = {}
+    largest: dict[str, dict[str, float]] = {}
     for answer, due in zip(answers, expected, strict=True):
         for signature, outputs in due.items():
-            answered, worst = answer[signature], signatures.setdefault(signature, {})
+            answered, differences = answer[signature], largest.setdefault(signature, {})
             if answered.keys() != outputs.keys():
                 raise ParityError(
                     f"The export's signature `{signature}` must answer {sorted(outputs)}. "
                     f"Received: {sorted(answered)}."
                 )
             for name, value in outputs.items():
-                place = f"`{name}` of `{signature}`"
-                difference = _compare(place, answered[name], value, tolerance)
-                worst[name] = max(difference, worst.get(name, 0.0))
-    worst = max(value for outputs in signatures.values() for value in outputs.values())
-    return {"tolerance": tolerance, "difference": worst, "signatures": signatures}
+                output = f"`{name}` of `{signature}`"
+                difference = _compare(output, answered[name], value, tolerance)
+                differences[name] = max(difference, differences.get(name, 0.0))
+    difference = max(value for outputs in largest.values() for value in outputs.values())
+    return {"tolerance": tolerance, "difference": difference, "signatures": largest}
 
 
 def _compare(name: str, answered: np.ndarray, expected: np.ndarray, tolerance: float) -> float:
@@ -187,7 +187,8 @@ def _save(path: str, rounds: Sequence[Tensors]) -> None:
                 tensor = tf.constant(value)
                 content = np.frombuffer(tf.io.serialize_tensor(tensor).numpy(), np.uint8)
                 contents[f"{number}/{signature}/{name}/{tensor.dtype.name}"] = content
-    np.savez(path, **contents)
+    # No name is an option of savez: all but `rounds` have a slash.
+    np.savez(path, **contents)  # type: ignore[arg-type]
 
 
 def _load(path: str) -> Answers:

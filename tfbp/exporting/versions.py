@@ -32,7 +32,7 @@ def check_writable(folder: str | os.PathLike) -> None:
         tfbp.UserError: the folder, or the nearest one above it that exists, takes no file.
     """
     path = pathlib.Path(folder).absolute()
-    nearest = next(place for place in (path, *path.parents) if place.exists())
+    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
     try:
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
@@ -64,7 +64,7 @@ def export(
         keep: the newest versions that stay in the folder, at least 1; 0: all.
 
     Returns:
-        The folder of the version, and what `parity.check` returns, with the `batches` asked.
+        The folder of the version, and what `parity.check` returns, with the sizes of the `batches`.
 
     Raises:
         tfbp.UserError: the folder cannot be written, or the task has no signature for the model.
@@ -80,8 +80,8 @@ def export(
             for count in BATCHES
         ]
         expected = [
-            {name: signature.answer(asked[name]) for name, signature in signatures.items()}
-            for asked in requests
+            {name: signature.answer(request[name]) for name, signature in signatures.items()}
+            for request in requests
         ]
     for tensors in (*requests, *expected):  # the default has its name beside its own
         tensors.setdefault("serving_default", next(iter(tensors.values())))
@@ -118,7 +118,7 @@ def export(
 def _types(
     folder: pathlib.Path, inputs: parity.Tensors, outputs: parity.Tensors
 ) -> inspection.Signatures:
-    """Returns the types of a SavedModel's signatures, in the order of what was asked."""
+    """Returns the types of a SavedModel's signatures, in the order of the task."""
     types = inspection.signatures(folder)
     return {
         name: {

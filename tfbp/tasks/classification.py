@@ -23,17 +23,17 @@ class Classification:
         classes: the names, in label order.
         label_smoothing: part of each label that is spread over all classes in the loss that is
             trained with (see `tfbp.tasks.smoothing`), in [0, 1).
-        class_weights: what an example of each class counts there. None: 1; "balanced": inversely
-            to the size of its class, and 1 on average over the training examples; or name →
-            weight, 1 for a class that is not named.
+        class_weights: the weight of an example of each class there. None: 1; "balanced": inverse to
+            the size of its class, and 1 on average over the training examples; or name → weight, 1
+            for a class that is not named.
         largest_image: height and width that an image file may have for an export to decode it, in
             pixels.
 
-    What is measured, `loss` included, is without smoothing and weights.
+    Results, `loss` included, are without smoothing and weights.
 
     Raises:
-        tfbp.UserError: fewer than two names, or one twice; a smoothing or weight out of range; the
-            weight of a class that there is not.
+        tfbp.UserError: fewer than two names, or one twice; a smoothing or weight out of range; a
+            weight for an unknown class.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Classification:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def class_weights_for(self, examples: Examples) -> np.ndarray | None:
-        """Returns what an example of each class counts, float32 [classes]; None: all the same.
+        """Returns the weight of an example of each class, float32 [classes]; None: all the same.
 
         Args:
             examples: those that are trained on, by which classes are balanced.
@@ -75,7 +75,7 @@ class Classification:
         """
         if self.class_weights is None:
             return None
-        if self.class_weights == BALANCED:
+        if isinstance(self.class_weights, str):  # BALANCED
             counts = np.bincount(self._labels(examples), minlength=len(self.classes))
             # A class that does not occur has no weight to speak of.
             share = np.maximum(counts, 1) * np.count_nonzero(counts)
@@ -87,7 +87,7 @@ class Classification:
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
     def check(self, model: keras.Model, examples: Examples) -> None:
-        """Refuses a model that does not answer once for each class, and labels outside them.
+        """Refuses a model that does not answer one logit a class, and labels outside the classes.
 
         Raises:
             tfbp.UserError: says what does not fit.
@@ -114,7 +114,7 @@ class Classification:
         return examples.labels
 
     def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns `loss` (nats), `label` and `predicted` of each example: [batch]."""
+        """Computes `loss` (nats), `label` and `predicted` of each example: [batch]."""
         logits = tf.cast(outputs, tf.float32)
         return {
             "loss": tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits),
@@ -165,7 +165,7 @@ class Classification:
         an image file that is no good these are "" and 0.
         """
 
-        def classify(x):
+        def classify(x: tf.Tensor) -> dict[str, tf.Tensor]:
             logits = tf.cast(model(x, training=False), tf.float32)
             probabilities = tf.nn.softmax(logits)
             names = tf.constant(self.classes)

@@ -1,4 +1,4 @@
-"""What signatures take: images of any size, image files, the columns of a table, or arrays."""
+"""The inputs of signatures: images of any size, image files, columns of a table, or arrays."""
 
 import dataclasses
 import itertools
@@ -20,10 +20,10 @@ class Input:
     """One way to hand examples to a model.
 
     Attributes:
-        specs: the name of each input → what it takes, the batch first.
+        specs: the name of each input → its tensor, the batch first.
         read: graph function from these, as keyword arguments, to the model's x, float32 [batch, …],
-            and which rows are good, bool [batch]; None: all that can be asked are.
-        write: from examples, float32 [n, …], to what asks for them.
+            and which rows are good, bool [batch]; None: all of them.
+        write: from examples, float32 [n, …], to a request with these.
     """
 
     specs: dict[str, tf.TensorSpec]
@@ -45,9 +45,10 @@ def of(examples: Examples, *, array: str, largest_image: int) -> dict[str, Input
     """
     spec = examples.spec[0]
     if spec.shape.rank == 3 and spec.shape[-1] in (1, 3):
+        height, width, channels = spec.shape
         return {
-            "serving_default": _pixels(*spec.shape),
-            "image_bytes": _files(*spec.shape, largest_image),
+            "serving_default": _pixels(height, width, channels),
+            "image_bytes": _files(height, width, channels, largest_image),
         }
     if examples.columns:
         return {"serving_default": _columns(identifiers(examples.columns), spec.dtype)}
@@ -69,11 +70,11 @@ def signatures(
     Args:
         answer: graph function from the model's x to the outputs, [batch, …].
         examples: what requests are made of.
-        bad: every number that a bad row is answered; strings are "".
+        bad: every number in the answer to a bad row; its strings are "".
     """
 
     def function(item: Input) -> Callable[..., dict[str, tf.Tensor]]:
-        def call(**received):
+        def call(**received: tf.Tensor) -> dict[str, tf.Tensor]:
             x, good = item.read(**received)
             outputs = answer(x)
             if good is None:
@@ -91,7 +92,7 @@ def signatures(
 
 
 def identifiers(names: Sequence[str]) -> list[str]:
-    """Returns what the columns of a table are called in a signature, each by another name.
+    """Names the columns of a table in a signature, each differently.
 
     TensorFlow takes Python's identifiers alone: "sepal length (cm)" becomes `sepal_length_cm`.
     """
@@ -106,7 +107,7 @@ def identifiers(names: Sequence[str]) -> list[str]:
 
 
 def _pixels(height: int, width: int, channels: int) -> Input:
-    def read(image):
+    def read(image: tf.Tensor) -> tuple[tf.Tensor, None]:
         if image.shape[-1] is None:
             count = tf.shape(image)[-1]
             rule = "`image` must have 1 or 3 channels. Received:"
@@ -115,8 +116,8 @@ def _pixels(height: int, width: int, channels: int) -> Input:
                 image = tf.identity(image)
         return images.resize(image, height, width, channels), None
 
-    def write(x):
-        # The more there are the larger they are, so that other sizes are asked for too.
+    def write(x: np.ndarray) -> dict[str, np.ndarray]:
+        # The more there are the larger they are, so that other sizes are tried too.
         more = len(x) - 1
         return {"image": images.resize(x, height + more, width + 2 * more, channels).numpy()}
 
@@ -125,10 +126,10 @@ def _pixels(height: int, width: int, channels: int) -> Input:
 
 
 def _files(height: int, width: int, channels: int, largest: int) -> Input:
-    def read(image_bytes):
+    def read(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return images.decode_each(image_bytes, height, width, channels, largest)
 
-    def write(x):
+    def write(x: np.ndarray) -> dict[str, np.ndarray]:
         files = []
         for number, pixels in enumerate(x):
             pixels = images.resize(pixels, height + number, width + 2 * number, channels)

@@ -57,12 +57,13 @@ class LanguageModel:
         self._stepper(model, examples)
 
     def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns `loss`, the mean over the targets of each window, in nats: float32 [batch]."""
+        """Computes `loss`, the mean over the targets of each window, in nats: float32 [batch]."""
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(outputs, tf.float32))
         return {"loss": tf.reduce_mean(tf.reshape(losses, [tf.shape(y)[0], -1]), axis=1)}
 
     def evaluate(self, per_example: dict[str, np.ndarray], examples: Examples) -> dict:
         """Returns `loss` (nats per token), `perplexity` (exp of it) and `bits_per_character`."""
+        assert examples.characters_per_token is not None  # as `check` has seen
         loss = float(per_example["loss"].mean(dtype=np.float64))
         return {
             "loss": loss,
@@ -97,7 +98,7 @@ class LanguageModel:
         return text_functions.signatures(stepper, self.vocabulary, examples)
 
     def assets(self) -> dict[str, str]:
-        """Returns `vocabulary.json`, what another run needs to fine-tune on other text."""
+        """Returns `vocabulary.json`, which another run needs to fine-tune on other text."""
         return {"vocabulary.json": self.vocabulary.to_json()}
 
     def _stepper(self, model: keras.Model, examples: Examples) -> Stepper:

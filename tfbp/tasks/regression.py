@@ -14,7 +14,7 @@ from tfbp.tasks.task import Signature
 
 
 class Regression:
-    """Regression by the mean squared error: targets and answers float32 [k].
+    """Regression by the mean squared error: targets and outputs float32 [k].
 
     Args:
         largest_image: height and width that an image file may have for an export to decode it, in
@@ -36,7 +36,7 @@ class Regression:
         return [keras.metrics.MeanAbsoluteError(name="mae")]
 
     def check(self, model: keras.Model, examples: Examples) -> None:
-        """Refuses a model whose answer has not the shape of the targets.
+        """Refuses a model whose output has not the shape of the targets.
 
         Raises:
             tfbp.UserError: says what does not fit; a shape that would broadcast is refused too.
@@ -55,7 +55,7 @@ class Regression:
             )
 
     def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns `squared` and `absolute`, the mean errors of each example: float32 [batch]."""
+        """Computes `squared` and `absolute`, the mean errors of each example: float32 [batch]."""
         error = tf.cast(outputs, tf.float32) - y
         return {
             "squared": tf.reduce_mean(tf.square(error), axis=-1),
@@ -77,7 +77,7 @@ class Regression:
         no good that is NaN.
         """
 
-        def predict(x):
+        def predict(x: tf.Tensor) -> dict[str, tf.Tensor]:
             y = tf.cast(model(x, training=False), tf.float32)
             if examples.values:
                 names = inputs.identifiers(examples.values)

@@ -1,4 +1,4 @@
-"""A few examples, put through the model before it is trained and sent to it once it is exported."""
+"""A few examples: the outputs of a model for them, and the requests to an export."""
 
 import contextlib
 import contextvars
@@ -11,22 +11,24 @@ import tensorflow as tf
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError, mistake
 
-# Whose answers are looked at, or fewer if there are not as many.
+# Examples whose outputs are looked at, or all if there are fewer.
 EXAMPLES = 8
 # Edge of the largest images, in pixels, that are tried to say how large a model's must be.
 _LARGEST = 512
 
-_answers: contextvars.ContextVar[list | None] = contextvars.ContextVar("answers", default=None)
+# What `outputs` has computed: the model, its examples, and the outputs.
+_known: contextvars.ContextVar[list[tuple[keras.Model, Examples, np.ndarray]] | None]
+_known = contextvars.ContextVar("known", default=None)
 
 
 @contextlib.contextmanager
-def asking_once() -> Iterator[None]:
-    """Within it, `outputs` calls a model on the same examples once; its values must stay."""
-    before = _answers.set([])
+def computed_once() -> Iterator[None]:
+    """Within it, `outputs` calls a model once for the same examples; its values must not change."""
+    before = _known.set([])
     try:
         yield
     finally:
-        _answers.reset(before)
+        _known.reset(before)
 
 
 def few(examples: Examples, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,27 +45,27 @@ def exactly(examples: Examples, count: int) -> np.ndarray:
 
 
 def outputs(model: keras.Model, examples: Examples) -> np.ndarray:
-    """Returns what the model answers to the examples that `few` gives: an array [batch, …].
+    """Returns the model's outputs for the examples that `few` gives: an array [batch, …].
 
     Raises:
         tfbp.UserError: the model does not take the examples, or has not one finite output.
     """
-    for asked, about, answer in _answers.get() or ():
-        if asked is model and about is examples:
+    for called, given, answer in _known.get() or ():
+        if called is model and given is examples:
             return answer
-    return ask(model, examples)
+    return compute(model, examples)
 
 
-def ask(model: keras.Model, examples: Examples) -> np.ndarray:
-    """Calls the model for what `outputs` returns, whether that is known or not."""
-    answer = _answer(model, few(examples, EXAMPLES)[0])
-    known = _answers.get()
+def compute(model: keras.Model, examples: Examples) -> np.ndarray:
+    """Calls the model, like `outputs`, also where its outputs are known already."""
+    answer = _call(model, few(examples, EXAMPLES)[0])
+    known = _known.get()
     if known is not None:
         known.append((model, examples, answer))
     return answer
 
 
-def _answer(model: keras.Model, x: np.ndarray) -> np.ndarray:
+def _call(model: keras.Model, x: np.ndarray) -> np.ndarray:
     refusal = _refusal(model, x.shape[1:], x.dtype)
     if refusal:
         _check_size(model, x)

@@ -1,6 +1,7 @@
 """Label smoothing for labels that are class indices, which Keras's own loss does not take."""
 
 import keras
+import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable("tfbp")
@@ -17,7 +18,7 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
         super().__init__(**{"from_logits": True, "name": "smoothed_crossentropy"} | settings)
         self.label_smoothing = label_smoothing
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         rows = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), y_pred.shape[-1])
         return keras.losses.categorical_crossentropy(
             rows, y_pred, from_logits=True, label_smoothing=self.label_smoothing

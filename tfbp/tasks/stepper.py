@@ -1,6 +1,7 @@
 """A trained recurrent model that hands its state on: it reads and writes token by token."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,9 +22,9 @@ class Stepper:
     """
 
     def __init__(self, model: keras.Model):
-        self._calls = []
+        self._calls: list[tuple[keras.layers.Layer, dict[str, Any]]] = []
 
-        def note(layer, *args, **settings):
+        def note(layer: keras.layers.Layer, *args: Any, **settings: Any) -> Any:
             stepping = layer
             if isinstance(layer, keras.layers.RNN):
                 stepping = keras.layers.RNN(layer.cell, return_sequences=True, return_state=True)
@@ -51,7 +52,7 @@ class Stepper:
         ]
 
     def names(self) -> dict[str, int]:
-        """Returns what the parts of the state are called, `state_0`, …, and how wide they are.
+        """Returns the names of the state's parts, `state_0`, …, and their widths.
 
         In the order of the layers: h and c of an LSTM, the one state of a GRU or plain recurrence.
         """
@@ -83,11 +84,11 @@ class Stepper:
 
         Args:
             tokens: int32 [batch, steps], at least one step.
-            states: what `start` or the call before returned.
+            states: as `start` or the call before returned them.
             mask: bool [batch, steps]; where it is False the token is passed over: the state stays
                 and the logits are those of the step before.
-            select: from what the last recurrent layer answers, [batch, steps, units], to that whose
-                logits are computed, [rows, places, units].
+            select: from the output of the last recurrent layer, [batch, steps, units], to that
+                whose logits are computed, [rows, positions, units].
         """
         values, states, left = tokens, [], iter(states)
         for layer, settings in self._calls:
@@ -101,7 +102,7 @@ class Stepper:
         return tf.cast(values, tf.float32), states
 
     def prove(self, model: keras.Model, tokens: np.ndarray) -> None:
-        """Refuses a model that answers otherwise than this stepper, which reads in two parts.
+        """Refuses a model that answers otherwise than this stepper does in two parts.
 
         Args:
             tokens: int32 [batch, steps].

@@ -1,4 +1,4 @@
-"""The contract of a task: what a model is trained for, measured by, and asked when exported."""
+"""The contract of a task: its loss, its metrics, and the signatures of its exports."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Signature:
     request: Callable[[int], dict[str, np.ndarray]]
 
     def answer(self, request: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns what the function answers to arrays."""
+        """Calls the function with arrays, and returns its outputs as arrays."""
         tensors = {
             name: tf.constant(request[name], spec.dtype) for name, spec in self.inputs.items()
         }
@@ -37,15 +37,15 @@ class Signature:
 
 
 class Task(Protocol):
-    """What `tfbp.Classification`, `tfbp.Regression` and `tfbp.LanguageModel` offer."""
+    """The methods of `tfbp.Classification`, `tfbp.Regression` and `tfbp.LanguageModel`."""
 
     def loss(self) -> keras.losses.Loss:
-        """Returns the loss to train with; it takes what the model answers as it is."""
+        """Returns the loss to train with; it takes the model's outputs as they are."""
 
     def class_weights_for(self, examples: Examples) -> np.ndarray | None:
-        """Returns what an example of each class counts in the loss, float32 [classes].
+        """Returns the weight of an example of each class in the loss, float32 [classes].
 
-        None: all the same. `examples` are those that are trained on.
+        None: all weigh the same. `examples` are those that are trained on.
         """
 
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -59,7 +59,7 @@ class Task(Protocol):
         """
 
     def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns, for a batch, what `evaluate` needs of each example: tensors [batch, …].
+        """Computes for a batch what `evaluate` needs of each example: tensors [batch, …].
 
         Args:
             x: what the model was given or, where a phase learns from cached features, these.

@@ -1,4 +1,4 @@
-"""What an exported language model answers: scores, texts and states, as graph functions.
+"""The graph functions of an exported language model: they answer scores, texts and states.
 
 A text or prompt has at most 10,000 tokens and 160,000 bytes (`Limits`). It is read in pieces, so
 that the memory does not grow with its length times the vocabulary, nor the work of short rows with
@@ -27,7 +27,7 @@ Select = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one call may take: a server's memory and threads are not one client's.
+    """The limits of one call: a server's memory and threads are not one client's.
 
     Attributes:
         tokens: that a text may have, and that one call may write.
@@ -184,7 +184,7 @@ class TextFunctions:
 
 @dataclasses.dataclass(frozen=True)
 class Requests:
-    """What the functions are tried with, made of held-out windows of text.
+    """Requests to the functions, made of held-out windows of text.
 
     Attributes:
         functions: give the states that `step` takes.
@@ -208,10 +208,10 @@ class Requests:
     def generate(self, count: int) -> dict[str, np.ndarray]:
         """Returns the first half of windows, to be continued by 16 tokens."""
         return self.init_state(count) | {
-            "length": np.int32(16),
-            "temperature": np.float32(0.8),
-            "top_k": np.int32(10),
-            "seed": np.int64(1),
+            "length": np.array(16, np.int32),
+            "temperature": np.array(0.8, np.float32),
+            "top_k": np.array(10, np.int32),
+            "seed": np.array(1, np.int64),
         }
 
     def step(self, count: int) -> dict[str, np.ndarray]:
