@@ -132,3 +132,9 @@ def test_a_part_that_is_left_without_images_is_refused(tmp_path):
     os.rmdir(tmp_path / "train" / "more")
     with pytest.raises(UserError, match="must hold whole images in `test`"):
         image_folder(tmp_path, size=6, on_bad_example="skip")
+
+
+@pytest.mark.parametrize("size", [(16, 32), [16], 16.0, "16", True])
+def test_a_size_that_is_no_single_whole_number_is_refused_in_words(tmp_path, size):
+    with pytest.raises(UserError, match="`size` must be one whole number, the edge of square"):
+        image_folder(tmp_path, size=size)

@@ -11,8 +11,6 @@ from tfbp.data.examples import Batch, Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 
-PARTS = ("train", "validation", "test")
-
 # Height and width, in pixels, that an image of a stranger may have.
 LARGEST = 4096
 # Pixels that any image may have: of four bytes, as much as TensorFlow's decoders unpack.
@@ -230,8 +228,12 @@ def check_format(size: int | None, channels: int) -> None:
     """Checks what images are to become.
 
     Raises:
-        tfbp.UserError: `size` is under 1 (None stands for "as it is"), or `channels` not 1 or 3.
+        tfbp.UserError: `size` is no whole number of at least 1 (None stands for "as it is"), or
+            `channels` not 1 or 3.
     """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer))):
+        rule = "must be one whole number, the edge of square images in pixels"
+        raise mistake("size", rule, size)
     if size is not None and size < 1:
         raise mistake("size", "must be at least 1", size)
     if channels not in (1, 3):

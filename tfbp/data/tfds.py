@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.data import images
+from tfbp.data.class_folders import PARTS
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError, mistake
@@ -73,7 +74,7 @@ def load(
         )
         return every.take(np.flatnonzero(labels >= 0))
 
-    parts = {part: examples(part) for part in images.PARTS if part in builder.info.splits}
+    parts = {part: examples(part) for part in PARTS if part in builder.info.splits}
     return Splits.cut(
         parts["train"],
         classes=chosen,
