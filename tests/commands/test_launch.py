@@ -157,6 +157,22 @@ while True:
     assert "killed" not in "\n".join(err)
 
 
+def test_workers_whose_output_nobody_reads_are_stopped():
+    program = """
+signal.signal(15, lambda *_: (print("asked", file=sys.stderr), sys.exit(75)))
+print("up")
+while True:
+    print("." * 10_000)
+"""
+    process = start(program, "--workers=2")
+    process.stdout.readline()
+    process.stdout.close()
+    with process.stderr:
+        said = process.stderr.read()
+    assert process.wait(timeout=300) == 141
+    assert sorted(said.splitlines()) == ["[0] asked", "[1] asked"]
+
+
 def test_workers_do_not_outlive_a_launcher_that_is_killed():
     process = start("print('up', os.getpid()); time.sleep(600)", "--workers=2")
     pids = [int(process.stdout.readline().split()[-1]) for _ in range(2)]
@@ -192,7 +208,7 @@ def test_cores_each_gives_each_worker_cores_that_no_other_has():
         ),
         (["--wokers=2", "--", "run", "mlp"], "Did you mean"),
         (["--cores_each=9999", "--", "run", "mlp"], "`cores_each` must not be more than the"),
-        (["--workers=2"], "`launch` must have a run to start behind --, as in: launch --work"),
+        (["--workers=2"], "`launch` must have a run to start after --, as in: launch --work"),
         (["--workers=2", "run", "mlp"], "Received: '--workers=2 run mlp'."),
         (["--workers=2", "--", "export", "runs/1"], "Received: '--workers=2 -- export runs/1'."),
         (["mlp", "--", "run", "mlp"], "Received: 'mlp -- run mlp'."),

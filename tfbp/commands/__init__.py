@@ -9,8 +9,11 @@ import importlib
 import logging
 import os
 import pathlib
+import select
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 from absl import logging as absl_logging
 
@@ -34,24 +37,48 @@ COMMANDS = {
 
 
 def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
-    """Runs one command and returns the exit code: 0 when it worked, 2 for a user's mistake, 1 where
-    a proof or the comparison of an export failed, 75 for a run that was stopped and can go on.
+    """Runs one command and returns its exit code, see `exit_code`.
 
     Args:
         recipes_folder: where recipes are found by their names.
         argv: the command line, without the program.
     """
     command, *arguments = argv or ["list"]
-    try:
+
+    def run() -> int | None:
         tfbp.check_environment()
         if command in {"help", *HELP}:
             raise Help(_usage())
         if command not in COMMANDS:
             raise mistake("command", "must be one of the commands", command, COMMANDS)
+        with quiet_start():
+            module = importlib.import_module(f"tfbp.commands.{command}")
+        return module.main(pathlib.Path(recipes_folder), arguments)
+
+    return exit_code(run)
+
+
+def exit_code(run: Callable[[], int | None]) -> int:
+    """Calls a function, prints what it logs and the errors that a user can help, and returns the
+    exit code: 0 or what it returns; 2 for a user's mistake; 1 if a proof or the comparison of an
+    export failed; 75 for a run that was stopped and can go on; 130 for Ctrl-C; 141 if the reader of
+    the output has gone, as in `… | head`.
+    """
+    try:
         with _log():
-            with quiet_start():
-                module = importlib.import_module(f"tfbp.commands.{command}")
-            return module.main(pathlib.Path(recipes_folder), arguments) or 0
+            code = _reported(run)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        return code
+    except BrokenPipeError:
+        if not _discard_unread_output():
+            raise
+        return 128 + signal.SIGPIPE
+
+
+def _reported(run: Callable[[], int | None]) -> int:
+    try:
+        return run() or 0
     except Help as help_:
         print(help_)
     except UserError as error:
@@ -62,17 +89,37 @@ def main(recipes_folder: str | os.PathLike, argv: Sequence[str]) -> int:
         return 1
     except WorkerLost as error:
         print(f"Failed: {error} Start all again: the run goes on.", file=sys.stderr)
-        # At an ordinary end TensorFlow may wait for the lost one once more (a minute, measured).
+        # On an ordinary exit TensorFlow may wait for the lost worker again (measured: a minute).
         sys.stdout.flush()
         os._exit(os.EX_TEMPFAIL)
     except Interrupted as stopped:
-        said = str(stopped) or "Stopped."
-        print(f"{said} The same command, without --restart, goes on.", file=sys.stderr)
+        reason = str(stopped) or "Stopped."
+        print(f"{reason} The same command, without --restart, goes on.", file=sys.stderr)
         return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
     return 0
+
+
+def _discard_unread_output() -> bool:
+    """Redirects the standard streams whose reader has gone to nowhere, so that nothing fails when
+    Python flushes them at its end; returns whether there are any.
+    """
+    unread = [each for each in (sys.stdout, sys.stderr) if each and _is_unread(each)]
+    with open(os.devnull, "wb") as nowhere:
+        for stream in unread:
+            os.dup2(nowhere.fileno(), stream.fileno())
+    return bool(unread)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # a stream in memory
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _usage() -> str:
@@ -87,9 +134,9 @@ def _usage() -> str:
 
 @contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
-    """Keeps the notes that TensorFlow writes while it is imported off the screen.
+    """Hides the notes that TensorFlow writes while it is imported.
 
-    Its C++ side writes some of them to the file descriptor of standard error before it looks at
+    Its C++ code writes some of them to the file descriptor of standard error before it reads
     TF_CPP_MIN_LOG_LEVEL (tensorflow/tensorflow#100442). At a level below 3 they are shown.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
@@ -126,7 +173,9 @@ class _Lines(logging.Handler):
         return record.name == "absl" and (ours or record.levelno >= logging.WARNING)
 
     def emit(self, record):
-        mark = "Warning: " if record.levelno >= logging.WARNING else ""
-        print(f"{mark}{record.getMessage()}", file=sys.stderr)
+        lines = ("Warning: " if record.levelno >= logging.WARNING else "") + record.getMessage()
         if record.exc_info:
-            print(logging.Formatter().formatException(record.exc_info), file=sys.stderr)
+            lines += f"\n{logging.Formatter().formatException(record.exc_info)}"
+        # As Python's own handlers do: what nobody reads is lost, whichever thread logs it.
+        with contextlib.suppress(BrokenPipeError):
+            print(lines, file=sys.stderr)

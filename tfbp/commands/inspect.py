@@ -1,7 +1,7 @@
-"""Prints what an export says of itself: `inspect SAVED_MODEL`.
+"""Prints the signatures, labels, proof and size of an export: `inspect SAVED_MODEL`.
 
-SAVED_MODEL is a version, or the folder of the versions, of which the newest is taken. Its
-signatures, labels, proof and size are read from its files; nothing is loaded or run.
+SAVED_MODEL is a version, or a folder of versions, of which the newest is taken. Everything is read
+from its files; nothing is loaded or run.
 """
 
 import pathlib

@@ -1,8 +1,8 @@
 """Starts several workers on this machine, for trying it out: `launch --workers=2 -- run RECIPE …`.
 
-What stands behind -- is run by each of them, as `--strategy=auto` or `multiworker` expect it: with
-TF_CONFIG set, on ports of the loopback. Each line that they write begins with the worker's number.
-Where one of them ends with an error, the others are stopped. SIGTERM and Ctrl-C go to all.
+Each of them runs the command after --, with TF_CONFIG set to ports of the loopback, as
+`--strategy=auto` or `multiworker` expect it. Each line of their output begins with the worker's
+number. If one of them fails, the others are stopped. SIGTERM and Ctrl-C go to all.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from tfbp.commands import flags
 from tfbp.errors import mistake
 
 POLL_SECONDS = 0.1
-# From the request to stop to the end by force: longer than a worker waits for one that is lost.
+# From the request to stop to the kill: longer than a worker waits for one that is lost.
 GRACE_SECONDS = 30.0
-# After so long it is asked again: TensorFlow takes a SIGTERM for itself while it starts its engine.
+# The request is repeated after this: TensorFlow swallows a SIGTERM while it starts its engine.
 AGAIN_SECONDS = 10.0
-# Where one has failed there is nothing left to save, which would take all.
+# Once a worker has failed nothing is left to save, for which all workers would be needed.
 FAILED_SECONDS = 15.0
 HOST = "127.0.0.1"
-# prctl(PR_SET_PDEATHSIG): a launcher that is killed cannot stop its workers, the kernel does.
+# prctl(PR_SET_PDEATHSIG): a launcher that is killed cannot stop its workers, but the kernel does.
 _PROGRAM = """
 import ctypes, signal, sys
 if sys.platform == "linux":
@@ -51,46 +51,50 @@ class Settings(flags.Settings):
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> int:
-    """Returns the exit code of the first worker that failed, 75 where it was killed; 0: none."""
+    """Returns the exit code of the first worker that failed, 75 if it was killed, 0 if none did."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     settings, rest = flags.parse(Settings, arguments[:end], about=__doc__)
     command = arguments[end + 1 :]
     if rest or command[:1] != ["run"]:
-        rule = "must have a run to start behind --, as in: launch --workers=2 -- run RECIPE …"
+        rule = "must have a run to start after --, as in: launch --workers=2 -- run RECIPE …"
         raise mistake("launch", rule, " ".join(arguments))
     for flag in command:
         name, _, strategy = flag.partition("=")
         if name == "--strategy" and strategy in ("one", "mirrored"):
             raise mistake("--strategy", "must be auto or multiworker for several workers", strategy)
     own = cores(settings.workers, settings.cores_each) if settings.cores_each else []
-    started = [sys.executable, "-c", _PROGRAM, os.fspath(recipes_folder), *command]
+    program = [sys.executable, "-c", _PROGRAM, os.fspath(recipes_folder), *command]
     with contextlib.ExitStack() as stack:
-        asked = stack.enter_context(_requests())  # before there is anything to stop
+        requests = stack.enter_context(_requests())  # before there is anything to stop
         processes = [
-            stack.enter_context(_worker(started, config)) for config in configs(settings.workers)
+            stack.enter_context(_worker(program, config, requests))
+            for config in configs(settings.workers)
         ]
         for process, some in zip(processes, own, strict=False):
-            os.sched_setaffinity(process.pid, some)  # before it imports what starts threads
-        return _watch(processes, asked)
+            os.sched_setaffinity(process.pid, some)  # before its imports start threads
+        code = _watch(processes, requests)
+    if signal.SIGPIPE in requests:
+        raise BrokenPipeError
+    return code
 
 
 def cores(workers: int, each: int) -> list[set[int]]:
     """Returns the cores of each worker, `each` that no other has.
 
     Raises:
-        tfbp.UserError: there are not as many, or the system does not deal them out.
+        tfbp.UserError: there are too few cores, or the system cannot assign them.
     """
     if not hasattr(os, "sched_getaffinity"):
-        raise mistake("cores_each", "must be 0: this system does not deal out cores", each)
-    there = sorted(os.sched_getaffinity(0))
-    if each * workers > len(there):
-        rule = f"must not be more than the {len(there)} cores there are, for all workers together"
+        raise mistake("cores_each", "must be 0: this system cannot assign cores", each)
+    available = sorted(os.sched_getaffinity(0))
+    if each * workers > len(available):
+        rule = f"must not be more than the {len(available)} cores, for all workers together"
         raise mistake("cores_each", rule, each)
-    return [set(there[i * each : (i + 1) * each]) for i in range(workers)]
+    return [set(available[i * each : (i + 1) * each]) for i in range(workers)]
 
 
 def configs(count: int) -> list[str]:
-    """Returns TF_CONFIG for each of some workers, on free ports of the loopback."""
+    """Returns the TF_CONFIG of each worker, on free ports of the loopback."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
         cluster = {"worker": [f"{HOST}:{each.getsockname()[1]}" for each in sockets]}
@@ -99,19 +103,21 @@ def configs(count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _worker(command: Sequence[str], config: str) -> Iterator[subprocess.Popen]:
-    """Yields a process of its own session, whose lines come out behind its number; ends it."""
+def _worker(
+    command: Sequence[str], config: str, requests: list[int]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Yields a process in a session of its own, whose output lines get its number; kills it."""
     process = subprocess.Popen(
         command,
         env={**os.environ, "TF_CONFIG": config, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C is handed on by this process, once
+        start_new_session=True,  # Ctrl-C is passed on by this process, once
     )
     mark = f"[{json.loads(config)['task']['index']}] ".encode()
     copies = [
-        threading.Thread(target=_copy, args=(own, to.buffer, mark), daemon=True)
+        threading.Thread(target=_copy, args=(own, to.buffer, mark, requests), daemon=True)
         for own, to in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
     ]
     for copy in copies:
@@ -125,54 +131,62 @@ def _worker(command: Sequence[str], config: str) -> Iterator[subprocess.Popen]:
             copy.join()
 
 
-def _copy(lines: IO[bytes], to: IO[bytes], mark: bytes) -> None:
+def _copy(lines: IO[bytes], to: IO[bytes], mark: bytes, requests: list[int]) -> None:
+    is_read = True
     for line in lines:
-        to.write(mark + line.removesuffix(b"\n") + b"\n")
-        to.flush()
+        if not is_read:
+            continue  # a worker must not wait for a full pipe
+        try:
+            to.write(mark + line.removesuffix(b"\n") + b"\n")
+            to.flush()
+        except BrokenPipeError:
+            is_read = False
+            requests.append(signal.SIGPIPE)
 
 
 @contextlib.contextmanager
 def _requests() -> Iterator[list[int]]:
-    """Yields a list to which the signals that ask this process to stop are added."""
-    asked: list[int] = []
+    """Yields a list to which the signals that request this process to stop are added."""
+    requests: list[int] = []
     stops = signal.SIGTERM, signal.SIGINT
     before = {
-        each: signal.signal(each, lambda number, frame: asked.append(number)) for each in stops
+        each: signal.signal(each, lambda number, frame: requests.append(number)) for each in stops
     }
     try:
-        yield asked
+        yield requests
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
 
 
-def _watch(processes: Sequence[subprocess.Popen], asked: list[int]) -> int:
-    """Waits for all workers; stops them where one fails, or where this process is asked to."""
-    code, began, again, force = 0, math.inf, math.inf, math.inf
-    while left := [i for i, each in enumerate(processes) if each.poll() is None]:
+def _watch(processes: Sequence[subprocess.Popen[bytes]], requests: Sequence[int]) -> int:
+    """Waits for all workers; stops them if one fails, or if this process is requested to stop."""
+    code, killed = 0, False
+    began = again = force = math.inf
+    while running := [i for i, each in enumerate(processes) if each.poll() is None]:
         time.sleep(POLL_SECONDS)
-        failed = [(i, each.poll()) for i, each in enumerate(processes) if each.poll()]
+        failed = {i: ended for i, each in enumerate(processes) if (ended := each.poll())}
         now = time.monotonic()
-        if began == math.inf and (failed or asked):
+        if began == math.inf and (failed or requests):
             began, again = now, now + AGAIN_SECONDS
             force = now + (FAILED_SECONDS if failed else GRACE_SECONDS)
-            for worker, code in failed[:1]:
+            if failed:
+                worker, code = next(iter(failed.items()))
                 how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
                 logging.error("Worker %d has ended: %s. The others are stopped.", worker, how)
             _signal(processes, signal.SIGTERM)
         if now >= again:
             again = math.inf
             _signal(processes, signal.SIGTERM)
-        if now >= force or asked.count(signal.SIGINT) > 1:
-            force = math.inf
-            asked.clear()
-            names = ", ".join(map(str, left))
+        if not killed and (now >= force or requests.count(signal.SIGINT) > 1):
+            killed = True
+            names = ", ".join(map(str, running))
             logging.error("Not stopped after %.0f s, and killed: %s.", now - began, names)
             _signal(processes, signal.SIGKILL)
     code = code or next((each.returncode for each in processes if each.returncode), 0)
     return os.EX_TEMPFAIL if code < 0 else code
 
 
-def _signal(processes: Sequence[subprocess.Popen], number: signal.Signals) -> None:
+def _signal(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
     for process in processes:
-        process.send_signal(number)  # does nothing where it has ended
+        process.send_signal(number)  # does nothing once it has ended

@@ -6,7 +6,7 @@ from tfbp.reporting.table import table
 
 
 def of_splits(splits: Mapping[str, Mapping]) -> str:
-    """Returns a table with a row for each entry and a column for each metric that is a number."""
+    """Formats a table with a row for each split and a column for each metric that is a number."""
     names = list(dict.fromkeys(name for values in splits.values() for name in _numbers(values)))
     rows = [("", *names)]
     for split, values in splits.items():
@@ -15,7 +15,7 @@ def of_splits(splits: Mapping[str, Mapping]) -> str:
 
 
 def of_classes(report: Mapping) -> str:
-    """Returns a classification's report: precision, recall and F1, by class and their means."""
+    """Formats a classification's report: precision, recall and F1 by class, and their means."""
     means = {"(mean)": report["macro"], "(mean by support)": report["weighted"]}
     return of_splits({**report["per_class"], **means})
 

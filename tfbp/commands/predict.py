@@ -11,6 +11,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +24,7 @@ from tfbp.exporting import inspection, layout
 from tfbp.reporting.table import table
 
 BATCH = 32
-# What is asked, the first of these that a model has.
+# The first of these that a model has is called.
 SIGNATURES = ("generate", "image_bytes", "serving_default")
 
 # Input → its part of one row.
@@ -95,20 +96,20 @@ def _scalar(key: str, value: float, dtype: tf.DType) -> tf.Tensor:
 
 
 def _reason(error: tf.errors.OpError) -> str:
-    """Returns what a graph says, without where in it."""
-    said = re.search(r"assertion failed: (.*)", error.message)
-    return said[1] if said else error.message.strip().partition("\n")[0]
+    """Returns the message of a graph's error, without the names of its operations."""
+    assertion = re.search(r"assertion failed: (.*)", error.message)
+    return assertion[1] if assertion else error.message.strip().partition("\n")[0]
 
 
 def _reader(
     name: str, specs: Mapping[str, tf.TensorSpec], details: Mapping
 ) -> Callable[[str], Row]:
-    """Returns what makes one input, as the command line gives it, one row of the batch."""
+    """Returns a function that turns an INPUT of the command line into one row of the batch."""
     if specs and all(spec.shape.rank == 1 and spec.dtype.is_floating for spec in specs.values()):
         # A SavedModel alone does not keep the order of its inputs.
-        told = details.get("signatures", {}).get(name, {}).get("inputs")
-        order = list(specs) if len(specs) == 1 else told and list(told)
-        return lambda text: _columns(text, specs, order)
+        ordered = details.get("signatures", {}).get(name, {}).get("inputs")
+        order = list(specs) if len(specs) == 1 else ordered and list(ordered)
+        return lambda text: _columns(text, list(specs), order)
     if len(specs) != 1:
         raise mistake(f"signature {name}", "must take one batch of inputs", sorted(specs))
     ((key, spec),) = specs.items()
@@ -140,7 +141,7 @@ def _image(path: str, height: int | None, width: int | None, channels: int) -> n
 
 
 def _columns(text: str, names: Sequence[str], order: Sequence[str] | None) -> Row:
-    """Returns the columns of "a=1,b=2", or of "1,2" where it is known in which order they are."""
+    """Returns the columns of "a=1,b=2", or of "1,2" if their order is known."""
     if "=" not in text and order is not None:
         return dict(zip(order, _numbers(text, len(order)), strict=True))
     pairs = [part.partition("=")[::2] for part in text.split(",")]
@@ -151,7 +152,7 @@ def _columns(text: str, names: Sequence[str], order: Sequence[str] | None) -> Ro
 
 
 def _numbers(text: str, count: int | None) -> np.ndarray:
-    """Returns the numbers of "1,2", which must be `count`; None: any."""
+    """Returns the numbers of "1,2", of which there must be `count`; None: any number."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -165,7 +166,7 @@ def _numbers(text: str, count: int | None) -> np.ndarray:
 
 
 def _held(text: str, row: Row, specs: Mapping[str, tf.TensorSpec]) -> Row:
-    """Returns a row, whose finite numbers the model's types can hold."""
+    """Returns the row, if the model's types can hold its finite numbers."""
     for key, value in row.items():
         dtype = specs[key].dtype
         with np.errstate(over="ignore"):
@@ -175,7 +176,7 @@ def _held(text: str, row: Row, specs: Mapping[str, tf.TensorSpec]) -> Row:
 
 
 def _rows(answer: dict[str, np.ndarray]) -> list[dict]:
-    """Returns for each row of the batch its outputs as JSON values."""
+    """Returns the outputs of each row of the batch, as JSON values."""
     columns = {name: _plain(value) for name, value in answer.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -186,12 +187,12 @@ def _plain(value: np.ndarray) -> list:
             value
         ).tolist()
     if value.dtype.kind == "f":  # NaN and infinity are not JSON
-        return np.where(np.isfinite(value), value.astype(object), None).tolist()
+        return np.where(np.isfinite(value), value.astype(object), np.array(None)).tolist()
     return value.tolist()
 
 
 def _refused(row: dict) -> bool:
-    """Tells whether the row is what is answered to an image file that is no good."""
+    """Whether the row is the answer to an image file that cannot be read."""
     return row["class"] == "" if "class" in row else set(np.ravel(list(row.values()))) == {None}
 
 
@@ -213,7 +214,7 @@ def _table(inputs: Sequence[str], rows: list[dict]) -> str:
     return table([["input", *names], *cells])
 
 
-def _cell(value) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(_cell, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

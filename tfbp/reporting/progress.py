@@ -17,6 +17,13 @@ SECONDS_BETWEEN_LINES = 10.0
 LINES_PER_PHASE = 40
 
 
+class Console(rich.console.Console):
+    """Standard output, whose reader may go: that is an error as of `print`."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error that rich handles here, instead of SystemExit(1)
+
+
 class Progress(keras.callbacks.Callback):
     """Shows epoch, step, loss, metrics and the time left of one phase.
 
@@ -46,7 +53,7 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self._title = f"{phase} {number}/{phases}"
         self._epochs, self._steps = epochs, steps
-        self._console = console or rich.console.Console()
+        self._console = console or Console()
         self._clock = clock
         self._epoch = 0
         self._first: tuple[float, int] | None = None
@@ -134,7 +141,7 @@ class Count:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._title = title
-        self._console = console or rich.console.Console()
+        self._console = console or Console()
         self._clock = clock
         self._printed = clock()
 
