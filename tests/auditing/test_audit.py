@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tfbp
 from tfbp.finding import IDS, AuditFailed
+from tfbp.modeling import keras_graph
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(60, 4)).astype("float32")
@@ -61,7 +62,7 @@ def test_an_unknown_id_is_refused_with_the_close_one():
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_the_model_is_left_as_it_was_found(devices):
+def test_the_model_is_left_as_it_was(devices):
     strategy = tf.distribute.get_strategy()
     if devices == 2:
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -71,7 +72,7 @@ def test_the_model_is_left_as_it_was_found(devices):
     model.layers[0].get_layer("norm").gamma.trainable = True
 
     def state():
-        flags = [layer.trainable for layer in model._flatten_layers()]
+        flags = [layer.trainable for layer in keras_graph.all_layers(model)]
         flags += [variable.trainable for variable in model.variables]
         return flags, [np.asarray(variable.value.numpy()) for variable in model.variables]
 
@@ -121,7 +122,7 @@ def test_warnings_are_logged_and_stop_nothing(caplog):
     assert run.result["accepted"] == []
 
 
-def test_a_loss_that_does_not_fit_is_named_and_its_gradients_are_not_asked_for():
+def test_a_loss_that_does_not_fit_is_named_and_its_gradients_are_not_computed():
     inputs = keras.Input((4,))
     narrow = keras.Model(inputs, keras.layers.Dense(1, name="head")(inputs))
     assert ids(narrow, SPLITS, TASK, PHASES[:1]) == ["loss-mismatch"]

@@ -23,7 +23,7 @@ def classifier():
     return keras.Model(inputs, x)
 
 
-def test_a_model_in_half_precision_is_exported(tmp_path):
+def test_a_model_in_half_precision_is_exported(tmp_path, in_process_parity):
     x = np.random.default_rng(0).integers(0, 256, (9, 6, 6, 3), dtype=np.uint8)
     examples = Examples.from_arrays(x, np.arange(9) % 3)
     task = Classification(("ant", "bee", "cat"))
