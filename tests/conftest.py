@@ -46,19 +46,19 @@ def shared_data() -> pathlib.Path:
     return SHARED_DATA
 
 
-@pytest.fixture(scope="module")
-def in_process_parity():
+@pytest.fixture(scope="module", autouse=True)
+def in_process_parity(request):
     """Exports are compared with their model in this process, 6 to 9 CPU seconds sooner each.
 
     The same loader answers the same requests, so that a wrong export is refused as ever; that
-    nothing of this process is needed for it is what tests/exporting proves in a fresh one. For a
-    whole module, its module fixtures included: `pytestmark =
-    pytest.mark.usefixtures("in_process_parity")`; for a folder: an autouse fixture of the scope
-    "module" in its conftest.py that takes this one.
+    nothing of this process is needed for it is what tests/exporting proves in a fresh one, and
+    tests/test_recipes.py for an export of each recipe.
     """
     from tfbp.exporting import parity
 
-    with parity.answered_by(parity.this_process):
+    with contextlib.ExitStack() as stack:
+        if request.path.parent.name != "exporting":
+            stack.enter_context(parity.answered_by(parity.this_process))
         yield
 
 

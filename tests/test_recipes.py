@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.tools import saved_model_cli
 
 from tfbp import commands, driver, recipe
+from tfbp.exporting import parity
 
 RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -61,19 +62,34 @@ TINY = {
 }
 
 
-@pytest.fixture(params=sorted(recipe.discover(RECIPES)))
-def name(request, tmp_path, monkeypatch):
-    """Returns the name of each recipe in turn, in an empty folder with a text."""
-    monkeypatch.chdir(tmp_path)
-    pathlib.Path("text.txt").write_text(TEXT)
+@pytest.fixture(scope="module", params=sorted(recipe.discover(RECIPES)))
+def name(request):
+    """Returns the name of each recipe in turn."""
     return request.param
 
 
-def run(name, *flags):
-    """Runs a recipe by the command line and returns its directory."""
-    code = commands.main(RECIPES, ["run", name, *TINY[name], *flags])
-    assert code == 0
-    return max(pathlib.Path("runs", name).iterdir(), key=lambda path: int(path.name))
+@pytest.fixture(scope="module")
+def folder(name, tmp_path_factory):
+    """Returns a folder for the runs of a recipe, with a text."""
+    folder = tmp_path_factory.mktemp(name)
+    (folder / "text.txt").write_text(TEXT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(name, folder):
+    """Returns the directory of a recipe's run, made by the command line and exported as users do:
+    a fresh process answers like the model. The tests compare other runs with it.
+    """
+    with pytest.MonkeyPatch.context() as patch, parity.answered_by(parity.fresh_process):
+        patch.chdir(folder)
+        assert commands.main(RECIPES, ["run", name, *TINY[name]]) == 0
+    return folder / "runs" / name / "1"
+
+
+@pytest.fixture(autouse=True)
+def _in_its_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
 
 
 def weights(model):
@@ -97,10 +113,9 @@ def shown(saved_model):
     )
 
 
-def test_a_run_learns_and_its_export_answers_like_its_model(name):
-    directory = run(name)
-    result = json.loads((directory / "result.json").read_text())
-    with open(directory / "history.csv", newline="") as file:
+def test_a_run_learns_and_its_export_answers_like_its_model(name, first):
+    result = json.loads((first / "result.json").read_text())
+    with open(first / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
 
     assert result["recipe"] == name
@@ -109,15 +124,15 @@ def test_a_run_learns_and_its_export_answers_like_its_model(name):
         sum(row["phase"] == phase["name"] for row in rows) for phase in result["phases"]
     ]
     for file in ("config.json", "flags.txt", "model.keras", "tensorboard"):
-        assert (directory / file).exists()
-    assert not (directory / "checkpoints").exists()
+        assert (first / file).exists()
+    assert not (first / "checkpoints").exists()
 
-    it = driver.open_run(str(directory), RECIPES)
-    held_out = it.splits.test or it.splits.train
-    split = "test" if it.splits.test else "train"
-    assert it.evaluate(held_out) == result["metrics"][split]
+    run = driver.open_run(str(first), RECIPES)
+    held_out = run.splits.test or run.splits.train
+    split = "test" if run.splits.test else "train"
+    assert run.evaluate(held_out) == result["metrics"][split]
     loaded = tf.saved_model.load(result["export"]["path"])
-    for signature, ours in it.task.signatures(it.model, held_out).items():
+    for signature, ours in run.task.signatures(run.model, held_out).items():
         request = ours.request(5)
         inputs = {k: tf.constant(request[k], spec.dtype) for k, spec in ours.inputs.items()}
         answer = loaded.signatures[signature](**inputs)
@@ -129,8 +144,7 @@ def test_a_run_learns_and_its_export_answers_like_its_model(name):
     assert shown(result["export"]["path"]) == (GOLDEN / f"{name}.txt").read_text()
 
 
-def test_its_flag_file_repeats_a_run_to_the_bit(name):
-    first = run(name)
+def test_its_flag_file_repeats_a_run_to_the_bit(name, first):
     code = commands.main(RECIPES, ["run", name, f"--flagfile={first}/flags.txt", "--workdir=again"])
 
     assert code == 0
@@ -143,19 +157,14 @@ def test_its_flag_file_repeats_a_run_to_the_bit(name):
         np.testing.assert_array_equal(one, other)
 
 
-def test_two_devices_give_the_result_of_one(name):
+def test_two_devices_give_the_result_of_one(name, first):
     assert len(tf.config.list_logical_devices("CPU")) == 2
-    module = recipe.load(name, RECIPES)
-    results = []
-    for strategy in ("one", "mirrored"):
-        _, config = commands.flags.recipe_and_config(
-            RECIPES,
-            [name, *TINY[name], f"--strategy={strategy}", f"--workdir={strategy}"],
-            about="",
-        )
-        results.append(driver.run(module, config))
+    _, config = commands.flags.recipe_and_config(
+        RECIPES, [name, *TINY[name], "--strategy=mirrored", "--workdir=mirrored"], about=""
+    )
+    two = driver.run(recipe.load(name, RECIPES), config)
+    one = driver.open_run(str(first), RECIPES)
 
-    one, two = results
     assert two.strategy.num_replicas_in_sync == 2
     for ours, theirs in zip(weights(one.model), weights(two.model), strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)

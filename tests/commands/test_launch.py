@@ -224,6 +224,7 @@ def test_a_mistake_in_the_command_line_starts_nothing(monkeypatch, capsys, argum
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_of_two_workers_is_shown_once_and_a_mistake_of_all_ends_with_2(tmp_path):
     def launched(*flags):
         program = "import sys; from tfbp import commands; sys.exit(commands.main('', sys.argv[1:]))"

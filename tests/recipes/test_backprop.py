@@ -105,6 +105,7 @@ def test_it_equals_mlp_step_by_step_from_equal_weights():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "least"), [(BACKPROP, 0.95), (MLP, 0.96)])
 def test_its_mean_accuracy_on_digits_over_five_seeds(module, least):
     accuracies = []

@@ -177,6 +177,7 @@ print(group.gather(f"{group.index} of {group.count}".encode()))
 """
 
 
+@pytest.mark.slow
 def test_two_workers_of_slurm_join():
     root = str(pathlib.Path(__file__).parents[2])
     kept = {name: text for name, text in os.environ.items() if name != "TF_CONFIG"}
