@@ -6,12 +6,20 @@ import subprocess
 import sys
 import threading
 
+import keras
 import pytest
 import tensorflow as tf
 
 from tfbp.commands import launch
 from tfbp.errors import UserError
 from tfbp.workers import rendezvous, strategy
+
+
+def config(cluster, job="worker", index=0):
+    return json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})
+
+
+TWO = {"worker": ["a:1", "b:2"]}
 
 
 @pytest.mark.parametrize("name", ["auto", "one", None])
@@ -31,16 +39,82 @@ def test_a_strategy_is_returned_as_it_is():
     assert strategy.resolve(given) is given
 
 
+SUPPORTED = "Received: {!r}.\nKnown:\n - auto\n - mirrored\n - multiworker\n - one"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        (
+            "parameter_server",
+            tf.distribute.ParameterServerStrategy,
+            "parameter servers apply gradients whenever a worker has some",
+        ),
+        (
+            "central_storage",
+            tf.distribute.experimental.CentralStorageStrategy,
+            "it is an experiment of TensorFlow's; 'mirrored' trains on the same devices",
+        ),
+        ("tpu", tf.distribute.TPUStrategy, "on TPUs nothing of what tfbp promises has been tried"),
+    ],
+)
+def test_other_strategies_of_tensorflow_are_refused_with_the_reason(name, kind, reason):
+    # Made without its servers and devices.
+    for strategy_, received in ((name, name), (kind.__new__(kind), kind.__name__)):
+        with pytest.raises(UserError) as caught:
+            strategy.resolve(strategy_)
+        begin = f"`strategy` must be one of the supported strategies: {reason}"
+        assert str(caught.value).startswith(begin)
+        assert SUPPORTED.format(received) in str(caught.value)
+
+
+def model_parallel():
+    mesh = keras.distribution.DeviceMesh((1, 1), ("batch", "model"), ["cpu:0"])
+    layout = keras.distribution.LayoutMap(mesh)
+    return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+
+
+@pytest.mark.parametrize(
+    "make", [model_parallel, lambda: keras.distribution.DataParallel(devices=["cpu:0"])]
+)
+@pytest.mark.parametrize("name", [None, "auto", "one"])
+def test_distributions_of_keras_are_refused_with_the_reason(make, name):
+    distribution = make()
+    keras.distribution.set_distribution(distribution)
+    try:
+        with pytest.raises(UserError) as caught:
+            strategy.resolve(name)
+    finally:
+        keras.distribution.set_distribution(None)
+    said = str(caught.value)
+    assert said.startswith("`keras.distribution` must not be set: tfbp trains by strategies of tf.")
+    assert "It does not split a model's weights over devices." in said
+    assert said.endswith(f"Received: '{type(distribution).__name__}'.")
+    assert strategy.resolve("one") is tf.distribute.get_strategy()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "job", "reason"),
+    [
+        ({"worker": ["a:1"], "ps": ["b:2"]}, "worker", "no parameter servers: parameter servers"),
+        ({"ps": ["a:1"]}, "ps", "no parameter servers: parameter servers apply gradients when"),
+        (TWO, "evaluator", "no evaluator: the workers themselves evaluate after each epoch. Rec"),
+        ({"worker": ["a:1"], "evaluator": ["b:2"]}, "worker", "no evaluator: the workers them"),
+    ],
+)
+@pytest.mark.parametrize("name", ["auto", "multiworker"])
+def test_a_cluster_with_other_tasks_than_workers_is_refused_with_the_reason(
+    monkeypatch, cluster, job, reason, name
+):
+    monkeypatch.setenv("TF_CONFIG", config(cluster, job))
+    with pytest.raises(UserError) as caught:
+        strategy.resolve(name)
+    assert str(caught.value).startswith(f"`TF_CONFIG` must name workers alone, and {reason}")
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(UserError, match=r"`strategy` must be .*Did you mean 'mirrored'\?"):
         strategy.resolve("miror")
-
-
-def config(cluster, job="worker", index=0):
-    return json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})
-
-
-TWO = {"worker": ["a:1", "b:2"]}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +131,6 @@ TWO = {"worker": ["a:1", "b:2"]}
         config(TWO, index="first"),
         config(TWO, index=None),
         config(TWO, job="chief"),
-        config({"ps": ["a:1"]}, job="ps"),
         config({"worker": "a:1"}),
         config({"worker": ["a", "b:2"]}),
         config({"worker": ["a:0", "b:2"]}),

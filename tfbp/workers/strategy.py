@@ -9,12 +9,29 @@ import shutil
 import signal
 import sys
 
+import keras
 import tensorflow as tf
 
-from tfbp.errors import mistake
+from tfbp.errors import UserError, mistake
 from tfbp.workers import rendezvous, workers
 
 NAMES = ("auto", "one", "mirrored", "multiworker")
+# What TensorFlow can do besides, and why it is refused.
+UNSUPPORTED = {
+    "parameter_server": "parameter servers apply gradients whenever a worker has some, so that no "
+    "run would end like one on a single device, or go on bit for bit",
+    "central_storage": "it is an experiment of TensorFlow's; 'mirrored' trains on the same devices",
+    "tpu": "on TPUs nothing of what tfbp promises has been tried",
+}
+_CLASSES = {
+    "parameter_server": tf.distribute.ParameterServerStrategy,
+    "central_storage": tf.distribute.experimental.CentralStorageStrategy,
+    "tpu": tf.distribute.TPUStrategy,
+}
+_NO_JOBS = {
+    "ps": f"no parameter servers: {UNSUPPORTED['parameter_server']}",
+    "evaluator": "no evaluator: the workers themselves evaluate after each epoch",
+}
 
 
 def resolve(
@@ -31,11 +48,16 @@ def resolve(
         alone: whether this process is to be the only one, whatever the name says.
 
     Raises:
-        tfbp.UserError: an unknown name, or a TF_CONFIG that does not describe a cluster.
+        tfbp.UserError: an unknown name, a strategy that tfbp does not support, one of Keras's own
+            distributions, or a TF_CONFIG that does not describe a cluster of workers.
     """
+    _refuse_keras_distribution()
     if strategy is None:
         return tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.Strategy):
+        for name, kind in _CLASSES.items():
+            if isinstance(strategy, kind):
+                raise unsupported(name, type(strategy).__name__)
         return strategy
     kind = choose(strategy, alone=alone)
     if kind == "multiworker":
@@ -45,6 +67,8 @@ def resolve(
 
 def choose(name: str, *, alone: bool = False) -> str:
     """Returns "one", "mirrored" or "multiworker": what a name of `resolve` means here."""
+    if name in UNSUPPORTED:
+        raise unsupported(name, name)
     if name not in NAMES:
         raise mistake("strategy", "must be one of the known names or a strategy", name, NAMES)
     if name in ("one", "mirrored") or (name == "multiworker" and not alone):
@@ -52,6 +76,24 @@ def choose(name: str, *, alone: bool = False) -> str:
     if not alone and _named_workers() > 1:
         return "multiworker"
     return "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one"
+
+
+def unsupported(name: str, received: str) -> UserError:
+    """The error for a strategy that tfbp does not support."""
+    rule = f"must be one of the supported strategies: {UNSUPPORTED[name]}"
+    return mistake("strategy", rule, received, NAMES)
+
+
+def _refuse_keras_distribution() -> None:
+    distribution = keras.distribution.distribution()
+    if distribution is not None:
+        raise mistake(
+            "keras.distribution",
+            "must not be set: tfbp trains by strategies of tf.distribute, in which each device "
+            "holds the whole model and a part of each batch. It does not split a model's weights "
+            "over devices. Call keras.distribution.set_distribution(None), and choose a `strategy`",
+            type(distribution).__name__,
+        )
 
 
 @functools.cache
@@ -116,6 +158,9 @@ def _named_workers() -> int:
     try:
         config = json.loads(text)
         cluster = config.get("cluster") or {}
+        for job in (*cluster, (config.get("task") or {}).get("type")):
+            if job in _NO_JOBS:
+                raise mistake("TF_CONFIG", f"must name workers alone, and {_NO_JOBS[job]}", text)
         if not cluster:
             return 0
         jobs = {job: list(cluster[job]) for job in cluster if job in ("chief", "worker")}
@@ -127,6 +172,8 @@ def _named_workers() -> int:
         task = config["task"]
         if not 0 <= int(task["index"]) < len(jobs[task["type"]]):
             raise ValueError
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         rule = (
             "must name a cluster of workers, each by an address of its own with a port, and the "
