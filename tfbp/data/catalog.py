@@ -36,7 +36,8 @@ def load(
         size: edge of the square images, in pixels; None leaves them as they are. The key `size` of
             the spec comes before it.
         channels: of images: 1 (grey) or 3 (RGB).
-        on_bad_example: of a folder of images: see `folders.image_folder`.
+        on_bad_example: of a folder of images or a table: see `folders.image_folder` and
+            `tables.load`.
 
     Raises:
         tfbp.UserError: an unknown name or key, a value that its key does not take, a text source,
@@ -112,22 +113,16 @@ class _Request:
         fractions = {key: self.options[key] for key in _FRACTIONS if key in self.options}
         return {"seed": self.seed, **fractions}
 
-    def splits(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        names: Sequence[str],
-        columns: Sequence[str] | None = None,
-    ) -> Splits:
-        """Cuts labelled images or vectors of the requested classes, and resizes images."""
+    def splits(self, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> Splits:
+        """Cuts labelled images of the requested classes, and resizes them."""
         chosen = self.options.get("classes", names)
         for name in chosen:
             if name not in names:
                 raise mistake("classes", "must be names of this data's classes", name, names)
         rows = np.isin(y, [names.index(name) for name in chosen])
         x, y = x[rows], np.array(names)[y[rows]]
-        splits = Splits.from_arrays(x, y, classes=chosen, columns=columns, **self.cut)
-        return images.resized(splits, self.size, self.channels) if x.ndim == 4 else splits
+        splits = Splits.from_arrays(x, y, classes=chosen, **self.cut)
+        return images.resized(splits, self.size, self.channels)
 
 
 def _parse(
@@ -215,6 +210,7 @@ def _folder(request: _Request) -> Splits:
         size=request.size,
         channels=request.channels,
         classes=request.options.get("classes"),
+        group=request.options.get("group"),
         on_bad_example=request.on_bad_example,
         **request.cut,
     )
@@ -234,13 +230,13 @@ def _tfds(request: _Request) -> Splits:
 def _csv(request: _Request) -> Splits:
     if "target" not in request.options:
         raise mistake("target", "must name the column to predict: `csv:PATH?target=COLUMN`", None)
-    labels = "classes" in request.options
-    target = request.options["target"]
-    x, y, columns = tables.read_csv(request.path, target, labels=labels)
-    if y.dtype.kind != "U":
-        return Splits.from_arrays(x, y, columns=columns, values=[target], **request.cut)
-    names, y = np.unique(y, return_inverse=True)
-    return request.splits(x, y, names.tolist(), columns)
+    keys = ("target", "classes", "group", "split", "order")
+    return tables.load(
+        request.path,
+        on_bad_example=request.on_bad_example,
+        **{key: request.options[key] for key in keys if key in request.options},
+        **request.cut,
+    )
 
 
 def _random(request: _Request) -> Splits:
@@ -283,12 +279,13 @@ def _reference(path: str) -> str:
 
 _FRACTIONS = {"validation": _fraction, "test": _fraction}
 _LABELLED = {"classes": _names, "per_class": _count, **_FRACTIONS}
+_TABLE = {"target": _word, "group": _word, "split": _word, "order": _word}
 _IMAGES = {"size": _count, **_LABELLED}
 
 SOURCES: Mapping[str, _Source] = {
-    "csv": _Source(_csv, {"target": _word, **_LABELLED}, "a CSV file"),
+    "csv": _Source(_csv, {**_TABLE, **_LABELLED}, "a CSV file"),
     "digits": _Source(_digits, _IMAGES),
-    "folder": _Source(_folder, _IMAGES, "a folder of images"),
+    "folder": _Source(_folder, {"group": _word, **_IMAGES}, "a folder of images"),
     "glyphs": _Source(_glyphs, {"count": _count, **_IMAGES}),
     "line": _Source(_line, {}),
     "proportional": _Source(_proportional, {}),

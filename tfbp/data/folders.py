@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfbp.data import class_folders, image_files, images
+from tfbp.data import class_folders, grouping, image_files, images
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import mistake
@@ -24,6 +24,7 @@ def image_folder(
     seed: int = 0,
     classes: Sequence[str] | None = None,
     per_class: int | None = None,
+    group: str | None = None,
     on_bad_example: image_files.OnBad = "fail",
 ) -> Splits:
     """Loads a folder of images: JPEG, PNG, GIF (its first frame) and BMP files.
@@ -45,6 +46,9 @@ def image_folder(
         seed: which examples are held out, and which labels are kept.
         classes: the class folders to use, in the order of their labels. Default: all, sorted.
         per_class: when given, how many training examples of each class are kept.
+        group: a regular expression that finds in each file's name (from the folder on) what the
+            image belongs to: `(p[0-9]+)_` keeps all of "cat/p17_01.jpg" and "dog/p17_02.jpg" in one
+            split, see `Splits.from_arrays`.
         on_bad_example: "fail": files that are no whole images are an error, which lists them;
             "skip": they are left out, and a warning lists them. Which they are is up to their
             content alone, and more than 1 % of all files are an error nevertheless.
@@ -52,7 +56,8 @@ def image_folder(
     Raises:
         tfbp.UserError: no such folder or class, an empty class, one class only, other classes in
             `validation/` or `test/`, splits or folders of classes in the place of classes, files
-            that are no whole images, or a number out of range.
+            that are no whole images, a name without a group, a group in two given splits, or a
+            number out of range.
     """
     images.check_format(size, channels)
     root = pathlib.Path(path).expanduser()
@@ -68,6 +73,11 @@ def image_folder(
     for part, folder in tree.parts.items():
         if not len(rows[part]):
             raise mistake("path", f"must hold whole images in `{folder.name}`", str(path))
+    groups = None
+    if group is not None:
+        names = [image_files.name(file, root) for file in files]
+        groups = np.array(grouping.from_names(names, group))
+        grouping.check_apart(groups, rows if len(rows) > 1 else {})
     given = {part: examples.take(rows[part]) for part in tree.parts}
     splits = Splits.cut(
         given["train"],
@@ -75,6 +85,7 @@ def image_folder(
         validation=given.get("validation", validation),
         test=given.get("test", test),
         seed=seed,
+        groups=None if groups is None else groups[rows["train"]],
     )
     if per_class is not None:
         splits = splits.keep_per_class(per_class, seed=seed)

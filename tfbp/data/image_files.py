@@ -56,8 +56,7 @@ def check(
         tfbp.UserError: files are no whole images, with `on_bad="skip"` more than 1 % of them; the
             message names them with their reasons. Or `on_bad` is neither.
     """
-    if on_bad not in ("fail", "skip"):
-        raise mistake("on_bad_example", "must be `fail` or `skip`", on_bad, ("fail", "skip"))
+    check_on_bad(on_bad)
     hashes, encoding, turned, large = _look(files)
     bad = [file for file, digest in zip(files, hashes, strict=True) if not digest]
     if bad:
@@ -84,6 +83,16 @@ def check(
             f"{large:,}",
         )
     return hashes, encoding
+
+
+def check_on_bad(on_bad: str) -> None:
+    """Checks what is to be done with bad examples.
+
+    Raises:
+        tfbp.UserError: neither "fail" nor "skip".
+    """
+    if on_bad not in ("fail", "skip"):
+        raise mistake("on_bad_example", "must be `fail` or `skip`", on_bad, ("fail", "skip"))
 
 
 def name(file: str, root: pathlib.Path) -> str:

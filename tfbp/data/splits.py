@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
+from numpy.typing import ArrayLike
 
-from tfbp.data import datasets, labels, splitting
+from tfbp.data import datasets, grouping, labels, splitting, times
 from tfbp.data.examples import Examples, Transform
 from tfbp.data.labels import Classes
 from tfbp.data.vocabulary import Vocabulary
-from tfbp.errors import mistake
+from tfbp.errors import UserError, mistake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Splits:
         seed: int = 0,
         columns: Sequence[str] | None = None,
         values: Sequence[str] | None = None,
+        groups: ArrayLike | None = None,
+        order: ArrayLike | None = None,
     ) -> "Splits":
         """Cuts two arrays by content (see `splitting.cut`).
 
@@ -64,6 +68,10 @@ class Splits:
             seed: which examples are held out.
             columns, values: for a table, what the entries of x and of y are called: an export takes
                 and answers them by these names.
+            groups: [size]: what each example belongs to, a patient, a user, a burst of photographs.
+                All examples of a group are in one split: see `splitting.cut`.
+            order: [size]: when each example was, as numbers or dates. The last ones are held out:
+                see `splitting.cut_in_order`.
 
         Raises:
             tfbp.UserError: lengths differ, there are no examples, a value is missing or infinite,
@@ -73,7 +81,15 @@ class Splits:
         """
         targets, names = labels.separate(y, classes)
         examples = Examples.from_arrays(x, targets, columns=columns, values=values)
-        return cls.cut(examples, classes=names, validation=validation, test=test, seed=seed)
+        return cls.cut(
+            examples,
+            classes=names,
+            validation=validation,
+            test=test,
+            seed=seed,
+            groups=groups,
+            order=order,
+        )
 
     @classmethod
     def from_dataset(
@@ -110,6 +126,8 @@ class Splits:
         validation: float | Examples = 0.1,
         test: float | Examples = 0.1,
         seed: int = 0,
+        groups: ArrayLike | None = None,
+        order: ArrayLike | None = None,
     ) -> "Splits":
         """Cuts the held-out parts from `examples`, unless they are given.
 
@@ -118,9 +136,11 @@ class Splits:
             classes: class names in the order of their labels. Default: "0", "1", … for labels.
             validation, test: a fraction in [0, 1) to cut, or the examples of that split.
             seed: which examples are held out.
+            groups, order: of `examples`: see `from_arrays`.
 
         Raises:
-            tfbp.UserError: a fraction is out of range, or labels and classes do not fit.
+            tfbp.UserError: a fraction is out of range, labels and classes do not fit, or there are
+                both groups and an order.
         """
         if examples.labels is not None:
             if classes is None:
@@ -131,7 +151,7 @@ class Splits:
             name: 0.0 if isinstance(part, Examples) else part for name, part in given.items()
         }
         splitting.check_fractions(**fractions)
-        train, *cuts = splitting.cut(examples.hashes, examples.labels, **fractions, seed=seed)
+        train, *cuts = _cut(examples, fractions, seed, groups, order)
         parts = {
             name: part if isinstance(part, Examples) else examples.take(rows) if len(rows) else None
             for (name, part), rows in zip(given.items(), cuts, strict=True)
@@ -160,3 +180,32 @@ class Splits:
             raise mistake("per_class", "needs examples with class labels", count)
         kept = splitting.first_of_each_class(self.train.hashes, self.train.labels, count, seed)
         return dataclasses.replace(self, train=self.train.take(kept))
+
+
+def _cut(
+    examples: Examples,
+    fractions: dict[str, float],
+    seed: int,
+    groups: ArrayLike | None,
+    order: ArrayLike | None,
+) -> splitting.Positions:
+    if groups is not None and order is not None:
+        raise UserError("`groups` and `order` must not both be given: each says where to cut.")
+    validation, test = fractions["validation"], fractions["test"]
+    if order is not None:
+        return splitting.cut_in_order(times.numbers(order, examples.size), validation, test)
+    if groups is None:
+        return splitting.cut(examples.hashes, examples.labels, validation, test, seed)
+    names = grouping.names(groups, examples.size)
+    rows = splitting.cut(examples.hashes, examples.labels, validation, test, seed, names)
+    for (part, fraction), held_out in zip(fractions.items(), rows[1:], strict=True):
+        share = len(held_out) / examples.size
+        if fraction and not fraction / 2 <= share <= 2 * fraction:
+            logging.warning(
+                "`%s` holds %.1f %% of the examples, for %.1f %% of the groups: they are few, or "
+                "of very different sizes. Another fraction or seed may suit them better.",
+                part,
+                100 * share,
+                100 * fraction,
+            )
+    return rows
