@@ -55,7 +55,7 @@ def recipes(*arguments: str) -> None:
 
 def write_images(folder: pathlib.Path) -> list[str]:
     """Writes the first test images of the digits as PNG files of 8 by 8 pixels, named by label."""
-    splits = catalog.load(DIGITS, seed=0, channels=1)
+    splits = catalog.load_data(DIGITS, seed=0, channels=1)
     images, labels = splits.test.read(tf.range(IMAGES, dtype=tf.int64))
     folder.mkdir()
     paths = []

@@ -19,13 +19,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbp import recipe
 from tfbp.commands import flags
 from tfbp.data.examples import Examples
 from tfbp.modeling import freezing, heads
 from tfbp.reporting.table import table
 from tfbp.resuming.checkpoints import Checkpoints
 from tfbp.resuming.state import Position
+from tfbp.settings import Fields, field
 from tfbp.tasks.classification import Classification
 from tfbp.training import loop, optimizer
 from tfbp.training.phase import Phase
@@ -36,11 +36,11 @@ EPOCHS = 10**6  # the turns end the training
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(flags.Settings):
-    checkpoint_seconds: float = recipe.field(60.0, "from one checkpoint to the next", low=0.1)
-    checkpoints: int = recipe.field(2, "in a turn", low=1)
-    turns: int = recipe.field(3, "of each kind", low=1)
-    batch_size: int = recipe.field(32, "images of a step", low=1)
+class Flags(Fields):
+    checkpoint_seconds: float = field(60.0, "from one checkpoint to the next", low=0.1)
+    checkpoints: int = field(2, "in a turn", low=1)
+    turns: int = field(3, "of each kind", low=1)
+    batch_size: int = field(32, "images of a step", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Cost:
 
 
 def main() -> None:
-    settings, _ = flags.parse(Settings, sys.argv[1:], about=__doc__)
+    settings, _ = flags.parse(Flags, sys.argv[1:], about=__doc__)
     seconds, costs = measure(settings, network())
     off, on = (statistics.median(seconds[kind]) for kind in ("off", "on"))
     rows = [("checkpoints", "ms a step, median", "all turns")]
@@ -76,7 +76,7 @@ def network() -> keras.Model:
     return heads.swap_head(backbone, classes=CLASSES)
 
 
-def measure(settings: Settings, model: keras.Model) -> tuple[dict[str, list[float]], dict]:
+def measure(settings: Flags, model: keras.Model) -> tuple[dict[str, list[float]], dict]:
     """Returns the seconds of a step in each turn, "off" and "on", and the cost of a checkpoint by
     the kind of its phase.
     """
@@ -125,6 +125,8 @@ def _by_turns(settings, model, images, checkpoints) -> dict[str, list[float]]:
     length = settings.checkpoints * settings.checkpoint_seconds
     kind, began, first = "off", 0.0, 0
 
+    hooks = loop.Hooks(keras.callbacks.CallbackList([], model=model))
+
     def after_call(step: int) -> None:
         nonlocal kind, began, first
         if not first:  # what comes before is the tracing
@@ -139,15 +141,15 @@ def _by_turns(settings, model, images, checkpoints) -> dict[str, list[float]]:
         model.stop_training = len(seconds["on"]) == settings.turns
         began, first = time.perf_counter(), step
 
+    vars(hooks)["after_call"] = after_call
     loop.train(
         model,
         images,
         tf.distribute.get_strategy(),
+        hooks,
         epochs=EPOCHS,
         batch_size=settings.batch_size,
         seed=0,
-        callbacks=keras.callbacks.CallbackList([], model=model),
-        after_call=after_call,
     )
     return seconds
 

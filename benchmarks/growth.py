@@ -19,21 +19,21 @@ import numpy as np
 import turns
 import vgg
 
-from tfbp import recipe
+from tfbp.settings import field
 from tfbp.training.phase import Phase
 
 WITHIN = 0.1  # of the line, and of the smallest memory
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(turns.Settings):
-    sizes: tuple[int, ...] = recipe.field((500, 1000, 2000, 4000, 8000), "images", low=10)
-    epochs: int = recipe.field(10, "of the head alone", low=1)
-    alone: bool = recipe.field(False, "measure the first size in this process, and print JSON")
+class Flags(turns.Flags):
+    sizes: tuple[int, ...] = field((500, 1000, 2000, 4000, 8000), "images", low=10)
+    epochs: int = field(10, "of the head alone", low=1)
+    alone: bool = field(False, "measure the first size in this process, and print JSON")
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     if settings.alone:
         print(json.dumps(once(settings)))
         return
@@ -44,11 +44,11 @@ def main() -> None:
     print(turns.report(outcomes, goals(settings.sizes, outcomes)))
 
 
-def once(settings: Settings) -> turns.Outcome:
+def once(settings: Flags) -> turns.Outcome:
     """Trains on the first size, and returns seconds and the largest memory so far, MB."""
     phases = [Phase("head", "head.*", epochs=settings.epochs, learning_rate=1e-3)]
     with tempfile.TemporaryDirectory() as folder:
-        outcome = vgg.ours(vgg.Settings(), _images(settings.sizes[0]), phases, folder)
+        outcome = vgg.ours(vgg.Flags(), _images(settings.sizes[0]), phases, folder)
     return {"seconds": outcome["seconds"], "peak memory, MB": _peak()}
 
 
@@ -79,7 +79,7 @@ def goals(sizes: tuple[int, ...], outcomes: turns.Outcomes) -> list[turns.Goal]:
     ]
 
 
-def _apart(settings: Settings, size: int):
+def _apart(settings: Flags, size: int):
     command = [
         sys.executable,
         __file__,

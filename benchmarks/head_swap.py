@@ -17,27 +17,27 @@ import torch_sides
 import turns
 import vgg
 
-from tfbp import recipe
+from tfbp.settings import field
 from tfbp.training.phase import Phase
 
 RATE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(vgg.Settings):
-    epochs: int = recipe.field(10, "of the head alone", low=1)
-    torch_python: str = recipe.field("", "the Python that has PyTorch; default: this one")
+class Flags(vgg.Flags):
+    epochs: int = field(10, "of the head alone", low=1)
+    torch_python: str = field("", "the Python that has PyTorch; default: this one")
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     images = vgg.load(settings)
     outcomes = measure(settings, images)
     print(vgg.about(settings, f"{settings.epochs} epochs of the head"))
     print(turns.report(outcomes, goals(outcomes, images)))
 
 
-def measure(settings: Settings, images: vgg.Images) -> turns.Outcomes:
+def measure(settings: Flags, images: vgg.Images) -> turns.Outcomes:
     phases = [Phase("head", "head.*", epochs=settings.epochs, learning_rate=RATE)]
     with tempfile.TemporaryDirectory() as folder:
         place = ""
@@ -71,7 +71,7 @@ def goals(outcomes: turns.Outcomes, images: vgg.Images) -> list[turns.Goal]:
     ]
 
 
-def _plain(settings: Settings, images: vgg.Images) -> turns.Outcome:
+def _plain(settings: Flags, images: vgg.Images) -> turns.Outcome:
     model, x = vgg.network(settings), images.x.astype(np.float32)
     model.get_layer("vgg16").trainable = False
     vgg.compiled(model, RATE)
@@ -80,7 +80,7 @@ def _plain(settings: Settings, images: vgg.Images) -> turns.Outcome:
     return {"seconds": taken, "accuracy": images.accuracy(model)}
 
 
-def _torch(settings: Settings, images: vgg.Images) -> turns.Outcome:
+def _torch(settings: Flags, images: vgg.Images) -> turns.Outcome:
     model = vgg.network(settings)
     layers = model.get_layer("vgg16").layers
     weights = [layer.get_weights() for layer in layers if hasattr(layer, "kernel")]
@@ -102,7 +102,7 @@ def _torch(settings: Settings, images: vgg.Images) -> turns.Outcome:
     )
 
 
-def _floor(settings: Settings, images: vgg.Images) -> turns.Outcome:
+def _floor(settings: Flags, images: vgg.Images) -> turns.Outcome:
     model = vgg.network(settings)
     head = model.get_layer("head")
     rows, passed = vgg.forward(keras.Model(model.input, head.input), images.x)

@@ -19,9 +19,9 @@ import tensorflow as tf
 import turns
 
 import tfbp
-from tfbp import recipe
 from tfbp.data.examples import Examples
 from tfbp.errors import mistake
+from tfbp.settings import field
 from tfbp.training import batches
 
 RATE = "images a second"
@@ -29,16 +29,16 @@ CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(turns.Settings):
-    data: str = recipe.field("random", "JPEG files: random, or folder:PATH, with train/CLASS in it")
-    images: int = recipe.field(10_000, "that are read", low=CLASSES)
-    size: int = recipe.field(32, "height and width, pixels", low=1)
-    batch_size: int = recipe.field(32, "images of a batch", low=1)
-    epoch: int = recipe.field(3, "whose order is read", low=0)
+class Flags(turns.Flags):
+    data: str = field("random", "JPEG files: random, or folder:PATH, with train/CLASS in it")
+    images: int = field(10_000, "that are read", low=CLASSES)
+    size: int = field(32, "height and width, pixels", low=1)
+    batch_size: int = field(32, "images of a batch", low=1)
+    epoch: int = field(3, "whose order is read", low=0)
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     with tempfile.TemporaryDirectory() as folder:
         count = _fill(settings, pathlib.Path(folder))
         outcomes = measure(settings, folder)
@@ -47,7 +47,7 @@ def main() -> None:
     print(turns.report(outcomes, goals(outcomes)))
 
 
-def measure(settings: Settings, folder: str) -> turns.Outcomes:
+def measure(settings: Flags, folder: str) -> turns.Outcomes:
     sides = {"tfbp": lambda: _ours(settings, folder), "Keras": lambda: _plain(settings, folder)}
     return turns.by_turns(sides, settings.turns)
 
@@ -60,7 +60,7 @@ def goals(outcomes: turns.Outcomes) -> list[turns.Goal]:
     ]
 
 
-def _fill(settings: Settings, folder: pathlib.Path) -> int:
+def _fill(settings: Flags, folder: pathlib.Path) -> int:
     """Makes the folder of class folders that both sides read, and returns the number of files."""
     each = settings.images // CLASSES
     name, _, path = settings.data.partition(":")
@@ -85,7 +85,7 @@ def _fill(settings: Settings, folder: pathlib.Path) -> int:
     return count
 
 
-def _ours(settings: Settings, folder: str) -> turns.Outcome:
+def _ours(settings: Flags, folder: str) -> turns.Outcome:
     found: list[Examples] = []
     options = {"size": settings.size, "validation": 0, "test": 0}
     listed = turns.seconds(lambda: found.append(tfbp.image_folder(folder, **options).train))
@@ -105,7 +105,7 @@ def _ours(settings: Settings, folder: str) -> turns.Outcome:
     }
 
 
-def _plain(settings: Settings, folder: str) -> turns.Outcome:
+def _plain(settings: Flags, folder: str) -> turns.Outcome:
     found: list[tf.data.Dataset] = []
     size = settings.size, settings.size
     options = {"image_size": size, "batch_size": settings.batch_size, "seed": 0}

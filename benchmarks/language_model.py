@@ -10,6 +10,7 @@ alone. PyTorch runs in a process of its own.
 """
 
 import dataclasses
+import functools
 import time
 
 import keras
@@ -21,22 +22,22 @@ from paced import Pace
 
 import tfbp
 from recipes import lstm_lm
-from tfbp import recipe
 from tfbp.data import text
 from tfbp.data.splits import Splits
 from tfbp.data.vocabulary import UNKNOWN, Vocabulary
+from tfbp.settings import field
 from tfbp.tasks.language import LanguageModel
 
 RATE = "tokens a second"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(turns.Settings):
-    words: int = recipe.field(35_000, "of the text", low=1)
-    epochs: int = recipe.field(10, "of each side", low=2)
-    vocabulary: int = recipe.field(10_000, "words of it that differ, and of the logits", low=2)
-    units: int = recipe.field(256, "of each LSTM layer", low=1)
-    torch_python: str = recipe.field("", "the Python that has PyTorch; default: this one")
+class Flags(turns.Flags):
+    words: int = field(35_000, "of the text", low=1)
+    epochs: int = field(10, "of each side", low=2)
+    vocabulary: int = field(10_000, "words of it that differ, and of the logits", low=2)
+    units: int = field(256, "of each LSTM layer", low=1)
+    torch_python: str = field("", "the Python that has PyTorch; default: this one")
 
     @property
     def config(self) -> lstm_lm.Config:
@@ -46,7 +47,7 @@ class Settings(turns.Settings):
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     outcomes = measure(settings)
     config = settings.config
     print(
@@ -57,7 +58,7 @@ def main() -> None:
     print(turns.report(outcomes, goals(outcomes)))
 
 
-def measure(settings: Settings) -> turns.Outcomes:
+def measure(settings: Flags) -> turns.Outcomes:
     splits = random_text(settings)
     x, y = (part.numpy() for part in splits.train.read(tf.range(splits.train.size)))
     sides = {
@@ -81,7 +82,7 @@ def goals(outcomes: turns.Outcomes) -> list[turns.Goal]:
     ]
 
 
-def random_text(settings: Settings) -> Splits:
+def random_text(settings: Flags) -> Splits:
     """Returns windows of a text in which each word stands once, and then any by Zipf's law."""
     size = settings.vocabulary - 1  # and one for all others
     numbers = np.random.default_rng(0)
@@ -94,25 +95,26 @@ def random_text(settings: Settings) -> Splits:
     return Splits(text.windows(" ".join(words), known, steps=config.steps), vocabulary=known)
 
 
-def _outcome(settings: Settings, tokens: int, seconds: float, pace: Pace | None) -> turns.Outcome:
+def _outcome(settings: Flags, tokens: int, seconds: float, pace: Pace | None) -> turns.Outcome:
     found = {RATE: settings.epochs * tokens / seconds, "whole call, s": seconds}
     return found | ({"of later epochs": tokens / pace.seconds} if pace else {})
 
 
-def _model(settings: Settings, splits: Splits) -> keras.Model:
+def _model(settings: Flags, splits: Splits) -> keras.Model:
     keras.utils.set_random_seed(0)
     return lstm_lm.model(settings.config, splits)
 
 
-def _ours(settings: Settings, splits: Splits) -> turns.Outcome:
+def _ours(settings: Flags, splits: Splits) -> turns.Outcome:
     model, pace, task = _model(settings, splits), Pace(), LanguageModel(splits.vocabulary)
     phases = lstm_lm.phases(settings.config)
-    options = {"batch_size": settings.config.batch_size, "callbacks": [pace]}
-    whole = turns.seconds(lambda: tfbp.fit(model, splits, task, phases, **options))
+    batch_size = tfbp.Settings(batch_size=settings.config.batch_size)
+    run = functools.partial(tfbp.fit, model, splits, task, phases, batch_size, callbacks=[pace])
+    whole = turns.seconds(run)
     return _outcome(settings, splits.train.targets.size, whole, pace)
 
 
-def _plain(settings: Settings, splits: Splits, x, y) -> turns.Outcome:
+def _plain(settings: Flags, splits: Splits, x, y) -> turns.Outcome:
     model, pace, task = _model(settings, splits), Pace(), LanguageModel(splits.vocabulary)
     config = settings.config
     adam = keras.optimizers.Adam(config.learning_rate, global_clipnorm=config.clip_norm)
@@ -122,7 +124,7 @@ def _plain(settings: Settings, splits: Splits, x, y) -> turns.Outcome:
     return _outcome(settings, y.size, whole, pace)
 
 
-def _torch(settings: Settings, x, y) -> turns.Outcome:
+def _torch(settings: Flags, x, y) -> turns.Outcome:
     config = settings.config
     found = torch_sides.run(
         "language_model",
@@ -140,7 +142,7 @@ def _torch(settings: Settings, x, y) -> turns.Outcome:
     return found and _outcome(settings, y.size, found["seconds"], None)
 
 
-def _floor(settings: Settings) -> turns.Outcome:
+def _floor(settings: Flags) -> turns.Outcome:
     config = settings.config
     rows = config.batch_size * config.steps
     seconds = 0.0

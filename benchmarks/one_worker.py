@@ -42,13 +42,14 @@ def measure(trained: str, images: int, batch_size: int, epochs: int) -> dict[str
     splits = Splits(Examples.from_arrays(x, np.arange(images) % len(CLASSES)), classes=CLASSES)
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        backbone = backbones.build(keras.applications.VGG16, (32, 32, 3), "random", seed=0)
+        backbone = backbones.load_backbone(keras.applications.VGG16, (32, 32, 3), "random", seed=0)
         model = heads.swap_head(backbone, classes=CLASSES)
         if trained == "LoRA":
             model = tfbp.add_lora(model, "vgg16/.*", rank=RANK)
     pace, phase = Pace(), Phase("fit", TRAINED[trained], epochs=epochs, learning_rate=1e-5)
-    options = {"batch_size": batch_size, "strategy": strategy, "cache": False, "allow": ALLOW}
-    tfbp.fit(model, splits, Classification(CLASSES), phase, callbacks=[pace], **options)
+    settings = tfbp.Settings(batch_size=batch_size, cache=False, allow=ALLOW)
+    task = Classification(CLASSES)
+    tfbp.fit(model, splits, task, phase, settings, strategy=strategy, callbacks=[pace])
     size = sum(variable.numpy().nbytes for variable in model.trainable_variables)
     return {
         "images a second": images / pace.seconds,

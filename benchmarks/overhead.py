@@ -8,6 +8,7 @@ evaluation at the end, stand beside it.
 """
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -15,9 +16,9 @@ import turns
 from paced import Pace
 
 import tfbp
-from tfbp import recipe
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
+from tfbp.settings import field
 from tfbp.tasks.classification import Classification
 from tfbp.training.phase import Phase
 
@@ -26,15 +27,15 @@ RATE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(turns.Settings):
-    images: int = recipe.field(3200, "of 32 × 32 × 3", low=10)
-    batch_size: int = recipe.field(32, "images of a step", low=1)
-    epochs: int = recipe.field(5, "of each side", low=2)
-    filters: tuple[int, ...] = recipe.field((32, 64, 128), "of the convolutions", low=1)
+class Flags(turns.Flags):
+    images: int = field(3200, "of 32 × 32 × 3", low=10)
+    batch_size: int = field(32, "images of a step", low=1)
+    epochs: int = field(5, "of each side", low=2)
+    filters: tuple[int, ...] = field((32, 64, 128), "of the convolutions", low=1)
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     outcomes = measure(settings)
     print(
         f"Convolutions of {', '.join(map(str, settings.filters))} filters, {settings.images:,} "
@@ -43,7 +44,7 @@ def main() -> None:
     print(turns.report(outcomes, goals(outcomes)))
 
 
-def measure(settings: Settings) -> turns.Outcomes:
+def measure(settings: Flags) -> turns.Outcomes:
     numbers = np.random.default_rng(0)
     x = numbers.integers(0, 256, (settings.images, 32, 32, 3), np.uint8)
     y = np.arange(settings.images) % len(CLASSES)
@@ -64,7 +65,7 @@ def goals(outcomes: turns.Outcomes) -> list[turns.Goal]:
     ]
 
 
-def _network(settings: Settings) -> keras.Model:
+def _network(settings: Flags) -> keras.Model:
     keras.utils.set_random_seed(0)
     images = keras.Input((32, 32, 3))
     x = keras.layers.Rescaling(1 / 255)(images)
@@ -75,17 +76,17 @@ def _network(settings: Settings) -> keras.Model:
     return keras.Model(images, keras.layers.Dense(len(CLASSES), name="logits")(x))
 
 
-def _ours(settings: Settings, x, y) -> turns.Outcome:
+def _ours(settings: Flags, x, y) -> turns.Outcome:
     model, pace = _network(settings), Pace()
     splits = Splits(Examples.from_arrays(x, y), classes=CLASSES)
     phase = Phase("fit", ".*", epochs=settings.epochs, learning_rate=RATE)
-    options = {"batch_size": settings.batch_size, "callbacks": [pace]}
-    task = Classification(CLASSES)
-    whole = turns.seconds(lambda: tfbp.fit(model, splits, task, phase, **options))
+    task, batch_size = Classification(CLASSES), tfbp.Settings(batch_size=settings.batch_size)
+    run = functools.partial(tfbp.fit, model, splits, task, phase, batch_size, callbacks=[pace])
+    whole = turns.seconds(run)
     return {"epoch, s": pace.seconds, "whole call, s": whole}
 
 
-def _plain(settings: Settings, x, y) -> turns.Outcome:
+def _plain(settings: Flags, x, y) -> turns.Outcome:
     model, pace, task = _network(settings), Pace(), Classification(CLASSES)
     model.compile(keras.optimizers.Adam(RATE), loss=task.loss(), metrics=task.metrics())
     options = {"batch_size": settings.batch_size, "epochs": settings.epochs, "verbose": 0}

@@ -24,7 +24,7 @@ import torch_sides
 import turns
 
 import tfbp
-from tfbp import recipe
+from tfbp.settings import field
 
 HERE = pathlib.Path(__file__).parent
 BENCHMARKS = (
@@ -42,16 +42,16 @@ BENCHMARKS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(turns.Settings):
-    only: tuple[str, ...] = recipe.field(BENCHMARKS, "benchmarks to run", choices=BENCHMARKS)
-    data: str = recipe.field("random", "images: random, or folder:PATH, where they count")
-    weights: str = recipe.field("random", "of VGG16: random, or a file")
-    torch_python: str = recipe.field("", "the Python that has PyTorch; default: this one")
-    out: str = recipe.field(str(HERE / "RESULTS.md"), "the file to write")
+class Flags(turns.Flags):
+    only: tuple[str, ...] = field(BENCHMARKS, "benchmarks to run", choices=BENCHMARKS)
+    data: str = field("random", "images: random, or folder:PATH, where they count")
+    weights: str = field("random", "of VGG16: random, or a file")
+    torch_python: str = field("", "the Python that has PyTorch; default: this one")
+    out: str = field(str(HERE / "RESULTS.md"), "the file to write")
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     sections, failed = [], []
     for name in settings.only:
         print(f"{name} …", flush=True)
@@ -65,9 +65,9 @@ def main() -> None:
         sys.exit(f"Failed: {', '.join(failed)}.")
 
 
-def measured(name: str, settings: Settings) -> str:
+def measured(name: str, settings: Flags) -> str:
     """Returns what a benchmark prints; "" where it fails, with its reason on standard error."""
-    known = {item.name for item in dataclasses.fields(importlib.import_module(name).Settings)}
+    known = {item.name for item in dataclasses.fields(importlib.import_module(name).Flags)}
     given = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
     options = [f"--{key}={value}" for key, value in given.items() if key in known]
     command = [sys.executable, str(HERE / f"{name}.py"), *options]
@@ -84,7 +84,7 @@ def section(name: str, text: str) -> str:
     return f"## {name}\n\n{title}\n\n`{command.strip()}`\n\n{explained}\n\n{shown}\n"
 
 
-def about(settings: Settings) -> str:
+def about(settings: Flags) -> str:
     """Returns machine, date and versions, a line each."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     torch = torch_sides.version(settings.torch_python) or "not installed"

@@ -27,9 +27,9 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from tfbp import recipe
 from tfbp.commands import flags
 from tfbp.reporting.table import table
+from tfbp.settings import Fields, field
 
 ROOT = pathlib.Path(__file__).parents[1]
 MODELS = {
@@ -41,9 +41,9 @@ TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(flags.Settings):
-    seconds: float = recipe.field(10.0, "of load on each server", low=1)
-    clients: int = recipe.field(64, "at once", low=1)
+class Flags(Fields):
+    seconds: float = field(10.0, "of load on each server", low=1)
+    clients: int = field(64, "at once", low=1)
 
 
 @dataclasses.dataclass
@@ -65,7 +65,7 @@ class Load:
 
 
 def main() -> None:
-    settings, _ = flags.parse(Settings, sys.argv[1:], about=__doc__)
+    settings, _ = flags.parse(Flags, sys.argv[1:], about=__doc__)
     rows = [("model", "", "requests/s", "p50 ms", "p99 ms", "wrong", "memory MB")]
     notes, wrong = [], 0
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def main() -> None:
                 with _serving(exports, argument) as (process, port):
                     load = asyncio.run(_load(process, port, arguments[0], requests, settings))
                     alone = asyncio.run(
-                        _load(process, port, arguments[0], requests[:1], Settings(seconds=3))
+                        _load(process, port, arguments[0], requests[:1], Flags(seconds=3))
                     )
                 rates[how] = load.rate
                 wrong += load.wrong + alone.wrong

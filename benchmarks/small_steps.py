@@ -15,9 +15,9 @@ import tensorflow as tf
 import turns
 
 import tfbp
-from tfbp import recipe
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
+from tfbp.settings import field
 from tfbp.tasks.regression import Regression
 from tfbp.training.phase import Phase
 
@@ -26,20 +26,20 @@ EXAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(turns.Settings):
-    steps: int = recipe.field(10_000, "of each side, in whole epochs", low=1)
-    batch_size: int = recipe.field(10, f"of {EXAMPLES} examples", low=1, high=EXAMPLES)
+class Flags(turns.Flags):
+    steps: int = field(10_000, "of each side, in whole epochs", low=1)
+    batch_size: int = field(10, f"of {EXAMPLES} examples", low=1, high=EXAMPLES)
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     outcomes = measure(settings)
     epochs, steps = _length(settings)
     print(f"y = wx + b, {epochs * steps:,} steps of {settings.batch_size}, {steps} an epoch\n")
     print(turns.report(outcomes, goals(outcomes)))
 
 
-def measure(settings: Settings) -> turns.Outcomes:
+def measure(settings: Flags) -> turns.Outcomes:
     x = np.linspace(-1, 1, EXAMPLES, dtype=np.float32)[:, np.newaxis]
     y = 3 * x + 2 + np.random.default_rng(0).normal(scale=0.1, size=x.shape).astype(np.float32)
     sides = {
@@ -58,7 +58,7 @@ def goals(outcomes: turns.Outcomes) -> list[turns.Goal]:
     return [faster("Keras fit", 5), faster("eager tape", 10)]
 
 
-def _length(settings: Settings) -> tuple[int, int]:
+def _length(settings: Flags) -> tuple[int, int]:
     """Returns epochs, and the steps of each."""
     steps = -(-EXAMPLES // settings.batch_size)
     return -(-settings.steps // steps), steps
@@ -69,22 +69,22 @@ def _line() -> keras.Model:
     return keras.Model(x, keras.layers.Dense(1, kernel_initializer="zeros", name="line")(x))
 
 
-def _outcome(settings: Settings, seconds: float, model: keras.Model) -> turns.Outcome:
+def _outcome(settings: Flags, seconds: float, model: keras.Model) -> turns.Outcome:
     epochs, steps = _length(settings)
     slope = float(model.get_layer("line").kernel[0, 0])
     return {"steps a second": epochs * steps / seconds, "seconds": seconds, "w at the end": slope}
 
 
-def _ours(settings: Settings, x, y) -> turns.Outcome:
+def _ours(settings: Flags, x, y) -> turns.Outcome:
     model, splits = _line(), Splits(Examples.from_arrays(x, y))
     epochs, _ = _length(settings)
     phase = Phase("fit", ".*", epochs=epochs, learning_rate=RATE, optimizer="sgd")
     size = settings.batch_size
-    fit = lambda: tfbp.fit(model, splits, Regression(), phase, batch_size=size)  # noqa: E731
+    fit = lambda: tfbp.fit(model, splits, Regression(), phase, tfbp.Settings(batch_size=size))  # noqa: E731
     return _outcome(settings, turns.seconds(fit), model)
 
 
-def _plain(settings: Settings, x, y) -> turns.Outcome:
+def _plain(settings: Flags, x, y) -> turns.Outcome:
     model, task = _line(), Regression()
     epochs, _ = _length(settings)
     model.compile(keras.optimizers.SGD(RATE), loss=task.loss(), metrics=task.metrics())
@@ -92,7 +92,7 @@ def _plain(settings: Settings, x, y) -> turns.Outcome:
     return _outcome(settings, turns.seconds(lambda: model.fit(x, y, **options)), model)
 
 
-def _tape(settings: Settings, x, y) -> turns.Outcome:
+def _tape(settings: Flags, x, y) -> turns.Outcome:
     model, optimizer, loss = _line(), keras.optimizers.SGD(RATE), Regression().loss()
     epochs, steps = _length(settings)
     numbers = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import time
 
 import turns
 
-from tfbp import recipe
+from tfbp.settings import field
 
 HERE = pathlib.Path(__file__).parent
 OVER = "over, s"
@@ -32,18 +32,18 @@ RUNS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(turns.Settings):
-    recipes: tuple[str, ...] = recipe.field(tuple(RUNS), "that are run", choices=tuple(RUNS))
+class Flags(turns.Flags):
+    recipes: tuple[str, ...] = field(tuple(RUNS), "that are run", choices=tuple(RUNS))
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     outcomes = measure(settings)
     print("From the start of the process\n")
     print(turns.report(outcomes, goals(outcomes)))
 
 
-def measure(settings: Settings) -> turns.Outcomes:
+def measure(settings: Flags) -> turns.Outcomes:
     sides = {"list": _list}
     for name in settings.recipes:
         sides[f"run {name}"] = lambda name=name: _run(name)

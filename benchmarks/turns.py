@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import keras
 
-from tfbp import recipe
 from tfbp.commands import flags
 from tfbp.errors import UserError
 from tfbp.reporting.table import table
+from tfbp.settings import Fields, field
 
 # What a side measures, by what it is called; None: the side is not there.
 Outcome = Mapping[str, float] | None
@@ -28,8 +28,8 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(flags.Settings):
-    turns: int = recipe.field(3, "of each side; their median counts", low=1)
+class Flags(Fields):
+    turns: int = field(3, "of each side; their median counts", low=1)
 
 
 @dataclasses.dataclass(frozen=True)

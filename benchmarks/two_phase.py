@@ -17,20 +17,20 @@ import numpy as np
 import turns
 import vgg
 
-from tfbp import recipe
 from tfbp.modeling import heads
+from tfbp.settings import field
 from tfbp.training.phase import Phase
 
 HEAD_RATE, TUNE_RATE = 1e-3, 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(vgg.Settings):
-    epochs: int = recipe.field(5, "of each phase", low=1)
+class Flags(vgg.Flags):
+    epochs: int = field(5, "of each phase", low=1)
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     images = vgg.load(settings)
     outcomes = measure(settings, images)
     epochs = settings.epochs
@@ -39,7 +39,7 @@ def main() -> None:
     print(turns.report(outcomes, goals(outcomes, images)))
 
 
-def measure(settings: Settings, images: vgg.Images) -> turns.Outcomes:
+def measure(settings: Flags, images: vgg.Images) -> turns.Outcomes:
     epochs = settings.epochs
     phases = [
         Phase("head", "head.*", epochs=epochs, learning_rate=HEAD_RATE),
@@ -63,7 +63,7 @@ def goals(outcomes: turns.Outcomes, images: vgg.Images) -> list[turns.Goal]:
     ]
 
 
-def _plain(settings: Settings, images: vgg.Images) -> turns.Outcome:
+def _plain(settings: Flags, images: vgg.Images) -> turns.Outcome:
     model, x = vgg.network(settings), images.x.astype(np.float32)
     backbone = model.get_layer("vgg16")
     options = {"batch_size": settings.batch_size, "epochs": settings.epochs, "verbose": 0}
@@ -79,7 +79,7 @@ def _plain(settings: Settings, images: vgg.Images) -> turns.Outcome:
     return {"seconds": turns.seconds(fit), "accuracy": images.accuracy(model)}
 
 
-def _floor(settings: Settings, images: vgg.Images) -> turns.Outcome:
+def _floor(settings: Flags, images: vgg.Images) -> turns.Outcome:
     model = vgg.network(settings)
     backbone, head = model.get_layer("vgg16"), model.get_layer("head")
     cut = backbone.get_layer("block4_pool").output

@@ -11,12 +11,12 @@ import tensorflow as tf
 import turns
 
 import tfbp
-from tfbp import recipe
 from tfbp.data import catalog
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 from tfbp.modeling import backbones, heads
+from tfbp.settings import field
 from tfbp.tasks.classification import Classification
 from tfbp.training.phase import Phase
 
@@ -27,12 +27,12 @@ FORWARD_BATCHES = (32, 128, 512)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(turns.Settings):
-    data: str = recipe.field("random", "images of ten classes: random, or folder:PATH")
-    weights: str = recipe.field("random", "of the backbone: random, or a file")
-    images: int = recipe.field(1400, "that are trained on", low=10)
-    held_out: int = recipe.field(1000, "images that the accuracy is of", low=10)
-    batch_size: int = recipe.field(32, "images of a step", low=1)
+class Flags(turns.Flags):
+    data: str = field("random", "images of ten classes: random, or folder:PATH")
+    weights: str = field("random", "of the backbone: random, or a file")
+    images: int = field(1400, "that are trained on", low=10)
+    held_out: int = field(1000, "images that the accuracy is of", low=10)
+    batch_size: int = field(32, "images of a step", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Images:
         return float(np.mean(answers.argmax(1) == self.held_out_y))
 
 
-def load(settings: Settings) -> Images:
+def load(settings: Flags) -> Images:
     """Returns the images of a benchmark, drawn without their order.
 
     Raises:
@@ -64,7 +64,7 @@ def load(settings: Settings) -> Images:
         count = 2 * (settings.images + settings.held_out)
         shape = f"shape={SIZE},{SIZE},3&classes={len(CLASSES)}"
         spec = f"random?{shape}&count={count}&validation=0&test=0.5"
-    whole = catalog.load(spec, seed=0, size=SIZE)
+    whole = catalog.load_data(spec, seed=0, size=SIZE)
     if len(whole.classes or ()) != len(CLASSES):
         raise mistake("data", f"must be images of {len(CLASSES)} classes", settings.data)
     return Images(*_draw(whole.train, settings.images), *_draw(whole.test, settings.held_out))
@@ -76,7 +76,7 @@ def shown(spec: str) -> str:
     return f"{name}{colon}{pathlib.Path(path).name}"
 
 
-def about(settings: Settings, trained: str) -> str:
+def about(settings: Flags, trained: str) -> str:
     """Returns a line that says what all sides of a benchmark train."""
     return (
         f"VGG16, 32 × 32, {settings.images:,} images ({shown(settings.data)}), "
@@ -93,14 +93,16 @@ def _draw(examples: Examples | None, count: int) -> tuple[np.ndarray, np.ndarray
     return np.rint(x.numpy()).astype(np.uint8), y.numpy()
 
 
-def network(settings: Settings) -> keras.Model:
+def network(settings: Flags) -> keras.Model:
     """Returns the same model, with the same weights, at each call."""
     keras.utils.set_random_seed(0)
-    backbone = backbones.build(keras.applications.VGG16, (SIZE, SIZE, 3), settings.weights, seed=0)
+    backbone = backbones.load_backbone(
+        keras.applications.VGG16, (SIZE, SIZE, 3), settings.weights, seed=0
+    )
     return heads.swap_head(backbone, classes=CLASSES)
 
 
-def ours(settings: Settings, images: Images, phases: list[Phase], folder: str) -> turns.Outcome:
+def ours(settings: Flags, images: Images, phases: list[Phase], folder: str) -> turns.Outcome:
     """Trains with tfbp, whose feature cache is in `folder`."""
     model, splits = network(settings), images.splits()
 
@@ -110,9 +112,9 @@ def ours(settings: Settings, images: Images, phases: list[Phase], folder: str) -
             splits,
             Classification(CLASSES),
             phases,
-            batch_size=settings.batch_size,
-            cache_dir=folder,
-            allow=("random-frozen",),
+            tfbp.Settings(
+                batch_size=settings.batch_size, cache_dir=folder, allow=("random-frozen",)
+            ),
         )
 
     return {"seconds": turns.seconds(fit), "accuracy": images.accuracy(model)}

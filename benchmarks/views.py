@@ -15,8 +15,8 @@ import turns
 import vgg
 
 import tfbp
-from tfbp import recipe
 from tfbp.data.augmentation import augmentation
+from tfbp.settings import field
 from tfbp.tasks.classification import Classification
 from tfbp.training.phase import Phase
 
@@ -25,20 +25,20 @@ FRESH, PLAIN = "fresh views", "not augmented"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(vgg.Settings):
-    epochs: int = recipe.field(16, "of the head", low=1)
-    views: int = recipe.field(8, "of each image that are cached", low=1)
+class Flags(vgg.Flags):
+    epochs: int = field(16, "of the head", low=1)
+    views: int = field(8, "of each image that are cached", low=1)
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     images = vgg.load(settings)
     outcomes = measure(settings, images)
     print(vgg.about(settings, f"{settings.epochs} epochs of the head"))
     print(turns.report(outcomes, goals(settings, outcomes, images)))
 
 
-def measure(settings: Settings, images: vgg.Images) -> turns.Outcomes:
+def measure(settings: Flags, images: vgg.Images) -> turns.Outcomes:
     transform = augmentation(flip=True, shift=0.1)
     seeds = {name: iter(range(settings.turns)) for name in (FRESH, _cached(settings), PLAIN)}
 
@@ -55,7 +55,7 @@ def measure(settings: Settings, images: vgg.Images) -> turns.Outcomes:
     )
 
 
-def goals(settings: Settings, outcomes: turns.Outcomes, images: vgg.Images) -> list[turns.Goal]:
+def goals(settings: Flags, outcomes: turns.Outcomes, images: vgg.Images) -> list[turns.Goal]:
     cached = _cached(settings)
     return [
         vgg.equal_accuracy(outcomes, cached, FRESH, images),
@@ -63,11 +63,11 @@ def goals(settings: Settings, outcomes: turns.Outcomes, images: vgg.Images) -> l
     ]
 
 
-def _cached(settings: Settings) -> str:
+def _cached(settings: Flags) -> str:
     return f"{settings.views} cached views"
 
 
-def _train(settings: Settings, images: vgg.Images, transform, views, seed) -> turns.Outcome:
+def _train(settings: Flags, images: vgg.Images, transform, views, seed) -> turns.Outcome:
     model, splits = vgg.network(settings), images.splits()
     splits = dataclasses.replace(splits, train=splits.train.augmented(transform))
     phase = Phase("head", "head.*", epochs=settings.epochs, learning_rate=RATE)
@@ -79,11 +79,13 @@ def _train(settings: Settings, images: vgg.Images, transform, views, seed) -> tu
                 splits,
                 Classification(vgg.CLASSES),
                 phase,
-                batch_size=settings.batch_size,
-                seed=seed,
-                cache_dir=folder,
-                cached_views=views,
-                allow=("random-frozen",),
+                tfbp.Settings(
+                    batch_size=settings.batch_size,
+                    seed=seed,
+                    cache_dir=folder,
+                    cached_views=views,
+                    allow=("random-frozen",),
+                ),
             )
 
         return {"seconds": turns.seconds(fit), "accuracy": images.accuracy(model)}

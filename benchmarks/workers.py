@@ -26,9 +26,9 @@ from collections.abc import Sequence
 import turns
 from one_worker import TRAINED
 
-from tfbp import recipe
 from tfbp.commands import launch
 from tfbp.reporting.table import table
+from tfbp.settings import field
 
 DUE = {"head": 1.8, "LoRA": None, "everything": 1.5}
 GBIT = 1e9 / 8  # bytes
@@ -37,15 +37,15 @@ CLUSTERS = (8, 64)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(turns.Settings):
-    workers: int = recipe.field(2, "that are compared with one, a core each", low=2)
-    each: int = recipe.field(128, "images of a step on each worker", low=1)
-    steps: int = recipe.field(4, "of an epoch", low=1)
-    epochs: int = recipe.field(3, "of each side", low=2)
+class Flags(turns.Flags):
+    workers: int = field(2, "that are compared with one, a core each", low=2)
+    each: int = field(128, "images of a step on each worker", low=1)
+    steps: int = field(4, "of an epoch", low=1)
+    epochs: int = field(3, "of each side", low=2)
 
 
 def main() -> None:
-    settings = turns.settings(Settings, __doc__)
+    settings = turns.settings(Flags, __doc__)
     launch.cores(settings.workers, 1)  # refuses what this machine does not have
     outcomes = measure(settings)
     print(
@@ -56,7 +56,7 @@ def main() -> None:
     print(f"\n{estimate(outcomes)}")
 
 
-def measure(settings: Settings) -> turns.Outcomes:
+def measure(settings: Flags) -> turns.Outcomes:
     sides = {}
     for trained in TRAINED:
         for count in (1, settings.workers):
@@ -65,7 +65,7 @@ def measure(settings: Settings) -> turns.Outcomes:
     return turns.by_turns(sides, settings.turns)
 
 
-def goals(settings: Settings, outcomes: turns.Outcomes) -> list[turns.Goal]:
+def goals(settings: Flags, outcomes: turns.Outcomes) -> list[turns.Goal]:
     found = []
     for trained, least in DUE.items():
         one, several = (_side(trained, count) for count in (1, settings.workers))
@@ -107,16 +107,16 @@ def _side(trained: str, count: int) -> str:
     return f"{trained}, {count} worker{'s' if count > 1 else ''}"
 
 
-def _apart(settings: Settings, trained: str) -> str:
+def _apart(settings: Flags, trained: str) -> str:
     return f"{trained}, {settings.workers} apart"
 
 
-def _run(settings: Settings, trained: str, count: int) -> turns.Outcome:
+def _run(settings: Flags, trained: str, count: int) -> turns.Outcome:
     """Trains with so many workers, and returns what the chief has measured."""
     return _started(settings, trained, launch.configs(count), count)[0]
 
 
-def _run_apart(settings: Settings, trained: str) -> turns.Outcome:
+def _run_apart(settings: Flags, trained: str) -> turns.Outcome:
     """Trains in as many processes of one worker each, and returns the images of all together."""
     alone = [config for _ in range(settings.workers) for config in launch.configs(1)]
     found = _started(settings, trained, alone, 1)
@@ -124,7 +124,7 @@ def _run_apart(settings: Settings, trained: str) -> turns.Outcome:
 
 
 def _started(
-    settings: Settings, trained: str, configs: Sequence[str], together: int
+    settings: Flags, trained: str, configs: Sequence[str], together: int
 ) -> list[turns.Outcome]:
     """Runs a process for each TF_CONFIG; so many train together. Returns what each has measured."""
     batch_size = settings.each * together

@@ -14,8 +14,6 @@ import keras
 import tensorflow as tf
 
 import tfbp
-from tfbp.data import catalog
-from tfbp.modeling import backbones
 
 # Each activation's derivative, from its output a = f(z).
 DERIVATIVES = {
@@ -41,7 +39,9 @@ class Config(tfbp.Config):
 class Backprop(keras.Model):
     """Dense layers with softmax cross-entropy, trained by its own backward pass."""
 
-    def gradients(self, x, y, weight):
+    def gradients(
+        self, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Returns (logits, loss per example, gradients) of the weighted mean loss.
 
         With a_0 = x, z_l = a_{l-1} W_l + b_l and a_l = f(z_l), the error δ_l = ∂L/∂z_l goes
@@ -66,14 +66,14 @@ class Backprop(keras.Model):
         losses = -tf.reduce_sum(target * tf.nn.log_softmax(logits), axis=1)
         weight = tf.cast(weight, logits.dtype)[:, tf.newaxis]
         delta = weight * (tf.nn.softmax(logits) - target) / tf.cast(tf.shape(y)[0], logits.dtype)
-        gradients = []
+        gradients: list[tf.Tensor] = []
         for layer, a in zip(reversed(dense), reversed(activations), strict=True):
             gradients = [tf.matmul(a, delta, transpose_a=True), tf.reduce_sum(delta, 0), *gradients]
             if layer is not dense[0]:
                 delta = tf.matmul(delta, layer.kernel, transpose_b=True) * self.derivative(a)
         return logits, losses, gradients
 
-    def train_step(self, data):
+    def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         x, y, weight = data
         logits, losses, gradients = self.gradients(x, y, weight)
         # tf.distribute sums the replicas' gradients, and the loss is their mean.
@@ -84,12 +84,12 @@ class Backprop(keras.Model):
         return self.compute_metrics(x, y, logits)
 
 
-def data(config):
+def data(config: Config) -> tfbp.Splits:
     if len(config.layers) < 2:
         raise tfbp.UserError(
             f"`layers` must be at least inputs and classes. Received: {config.layers}."
         )
-    return catalog.load(
+    return tfbp.load_data(
         config.data,
         seed=config.seed,
         size=math.isqrt(config.layers[0]),
@@ -98,12 +98,12 @@ def data(config):
     )
 
 
-def task(config, splits):
+def task(config: Config, splits: tfbp.Splits) -> tfbp.Task:
     weights = None if config.class_weights == "none" else config.class_weights
     return tfbp.Classification(splits.classes, class_weights=weights)
 
 
-def model(config, splits):
+def model(config: Config, splits: tfbp.Splits) -> keras.Model:
     shape = splits.train.spec[0].shape
     if shape.num_elements() != config.layers[0]:
         raise tfbp.UserError(
@@ -121,12 +121,10 @@ def model(config, splits):
         x = keras.layers.Dense(units, activation=config.activation, name=f"dense_{number}")(x)
     network = Backprop(inputs, keras.layers.Dense(classes, name="logits")(x), name="backprop")
     network.flatten, network.derivative = flat, DERIVATIVES[config.activation]
-    if config.weights:
-        backbones.load_whole(network, config.weights)
-    return network
+    return tfbp.load_weights(network, config.weights)
 
 
-def phases(config):
+def phases(config: Config) -> list[tfbp.Phase]:
     return [
         tfbp.Phase(
             "fit",

@@ -12,12 +12,11 @@ from the command to its end.
 
 import dataclasses
 import pathlib
+from typing import Literal
 
 import keras
 
 import tfbp
-from tfbp.data import catalog
-from tfbp.modeling import backbones
 
 CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers.SimpleRNN}
 
@@ -25,11 +24,13 @@ CELLS = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers
 @dataclasses.dataclass(frozen=True)
 class Config(tfbp.Config):
     data: str = tfbp.field("reference", "text: reference or text:PATH")
-    weights: str = tfbp.field("", "the directory of an earlier run, to fine-tune on other text")
-    tokens: str = tfbp.field("word", "what a token is", choices=("char", "word"))
+    weights: str | None = tfbp.field(
+        None, "the directory of an earlier run, to fine-tune on other text"
+    )
+    tokens: Literal["char", "word"] = tfbp.field("word", "what a token is")
     vocabulary: int = tfbp.field(10_000, "tokens known at most; the others are one", low=2)
     steps: int = tfbp.field(35, "tokens that a window spans", low=1)
-    targets: str = tfbp.field("all", "predict each next token or the last", choices=("all", "last"))
+    targets: Literal["all", "last"] = tfbp.field("all", "predict each next token or the last")
     cell: str = tfbp.field("lstm", "recurrent cell", choices=tuple(CELLS))
     embedding: int = tfbp.field(128, "width of the embedding", low=1)
     units: int = tfbp.field(256, "units of each recurrent layer", low=1)
@@ -42,7 +43,7 @@ class Config(tfbp.Config):
     epochs: int = tfbp.field(4, "passes over the text", low=1)
 
 
-def data(config):
+def data(config: Config) -> tfbp.Splits:
     earlier = None
     if config.weights:
         file = pathlib.Path(config.weights, "vocabulary.json")
@@ -57,7 +58,7 @@ def data(config):
                 f"`tokens` must be {earlier.kind!r}, as in the run that `weights` names. "
                 f"Received: {config.tokens!r}."
             )
-    return catalog.load_text(
+    return tfbp.load_text(
         config.data,
         kind=config.tokens,
         vocabulary_size=config.vocabulary,
@@ -67,11 +68,13 @@ def data(config):
     )
 
 
-def task(config, splits):
+def task(config: Config, splits: tfbp.Splits) -> tfbp.Task:
+    assert splits.vocabulary  # of text
     return tfbp.LanguageModel(splits.vocabulary)
 
 
-def model(config, splits):
+def model(config: Config, splits: tfbp.Splits) -> keras.Model:
+    assert splits.vocabulary  # of text
     tokens = keras.Input([None], dtype="int32", name="tokens")
     size = splits.vocabulary.size
     embedding = keras.layers.ReversibleEmbedding(size, config.embedding, name="embedding")
@@ -88,12 +91,10 @@ def model(config, splits):
     else:
         logits = keras.layers.Dense(size, name="logits")(x)
     network = keras.Model(tokens, logits, name="lstm_lm")
-    if config.weights:
-        backbones.load_whole(network, config.weights)
-    return network
+    return tfbp.load_weights(network, config.weights)
 
 
-def phases(config):
+def phases(config: Config) -> list[tfbp.Phase]:
     return [
         tfbp.Phase(
             "fit",

@@ -13,8 +13,6 @@ import math
 import keras
 
 import tfbp
-from tfbp.data import catalog
-from tfbp.modeling import backbones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +34,12 @@ class Config(tfbp.Config):
     epochs: int = tfbp.field(30, "passes over the training examples", low=1)
 
 
-def data(config):
+def data(config: Config) -> tfbp.Splits:
     if len(config.layers) < 2:
         raise tfbp.UserError(
             f"`layers` must be at least inputs and classes. Received: {config.layers}."
         )
-    return catalog.load(
+    return tfbp.load_data(
         config.data,
         seed=config.seed,
         size=math.isqrt(config.layers[0]),
@@ -50,7 +48,7 @@ def data(config):
     )
 
 
-def task(config, splits):
+def task(config: Config, splits: tfbp.Splits) -> tfbp.Task:
     return tfbp.Classification(
         splits.classes,
         label_smoothing=config.label_smoothing,
@@ -58,7 +56,7 @@ def task(config, splits):
     )
 
 
-def model(config, splits):
+def model(config: Config, splits: tfbp.Splits) -> keras.Model:
     shape = splits.train.spec[0].shape
     if shape.num_elements() != config.layers[0]:
         raise tfbp.UserError(
@@ -78,12 +76,10 @@ def model(config, splits):
             x = keras.layers.Dropout(config.dropout)(x)
     logits = keras.layers.Dense(classes, name="logits", **settings)(x)
     network = keras.Model(inputs, logits, name="mlp")
-    if config.weights:
-        backbones.load_whole(network, config.weights)
-    return network
+    return tfbp.load_weights(network, config.weights)
 
 
-def phases(config):
+def phases(config: Config) -> list[tfbp.Phase]:
     return [
         tfbp.Phase(
             "fit",

@@ -17,8 +17,6 @@ import dataclasses
 import keras
 
 import tfbp
-from tfbp.data import catalog
-from tfbp.modeling import backbones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +57,8 @@ class Config(tfbp.Config):
     tune_rate: float = tfbp.field(1e-5, "learning rate of last block and head", low=1e-8, high=1)
 
 
-def data(config):
-    splits = catalog.load(
+def data(config: Config) -> tfbp.Splits:
+    splits = tfbp.load_data(
         config.data, seed=config.seed, size=config.size, on_bad_example=config.on_bad_example
     )
     return splits.augmented(
@@ -70,7 +68,7 @@ def data(config):
     )
 
 
-def task(config, splits):
+def task(config: Config, splits: tfbp.Splits) -> tfbp.Task:
     return tfbp.Classification(
         splits.classes,
         label_smoothing=config.label_smoothing,
@@ -78,8 +76,8 @@ def task(config, splits):
     )
 
 
-def model(config, splits):
-    backbone = backbones.build(
+def model(config: Config, splits: tfbp.Splits) -> keras.Model:
+    backbone = tfbp.load_backbone(
         keras.applications.VGG16, splits.train.spec[0].shape, config.weights, config.seed
     )
     if config.last_block < 5:
@@ -88,10 +86,10 @@ def model(config, splits):
     return tfbp.swap_head(backbone, splits.classes, hidden=config.hidden, dropout=config.dropout)
 
 
-def phases(config):
+def phases(config: Config) -> list[tfbp.Phase]:
     if config.weights == "none":
-        everything = {"epochs": config.scratch_epochs, "learning_rate": config.scratch_rate}
-        return [tfbp.Phase("scratch", trainable=".*", **everything)]
+        epochs, rate = config.scratch_epochs, config.scratch_rate
+        return [tfbp.Phase("scratch", trainable=".*", epochs=epochs, learning_rate=rate)]
     wanted = [
         ("head", "head.*", config.head_epochs, config.head_rate),
         ("tune", f"head.*|vgg16/block{config.last_block}_.*", config.tune_epochs, config.tune_rate),

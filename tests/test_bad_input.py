@@ -284,7 +284,7 @@ def images(size=16, classes=2, count=12):
 
 def fit(model, splits, task, workdir):
     phases = [tfbp.Phase("head", "head.*", epochs=1, learning_rate=1e-3)]
-    tfbp.fit(model, splits, task, phases, workdir=workdir)
+    tfbp.fit(model, splits, task, phases, tfbp.Settings(workdir=workdir))
 
 
 @pytest.mark.parametrize("pooling", [None, "avg"])

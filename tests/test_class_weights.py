@@ -23,7 +23,7 @@ def test_one_update_is_that_of_keras_with_class_weights_and_one_hot_labels():
     task = tfbp.Classification(splits.classes, label_smoothing=SMOOTHING, class_weights="balanced")
     everything = {"epochs": 1, "learning_rate": 0.5, "optimizer": "sgd"}
     phases = [tfbp.Phase("fit", ".*", **everything)]
-    run = tfbp.fit(ours, splits, task, phases, batch_size=len(X))
+    run = tfbp.fit(ours, splits, task, phases, tfbp.Settings(batch_size=len(X)))
 
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING)
     theirs.compile(keras.optimizers.SGD(0.5), loss)
@@ -46,7 +46,7 @@ def test_a_run_with_other_weights_is_another_run(tmp_path):
 
     def fit(**settings):
         task = tfbp.Classification(splits.classes, **settings)
-        return tfbp.fit(model(), splits, task, phases, workdir=tmp_path / "run")
+        return tfbp.fit(model(), splits, task, phases, tfbp.Settings(workdir=tmp_path / "run"))
 
     first = fit(class_weights="balanced")
     assert fit(class_weights="balanced").result["metrics"] == first.result["metrics"]

@@ -19,6 +19,7 @@ from tfbp.exporting.parity import ParityError
 from tfbp.modeling import heads
 from tfbp.resuming import checkpoints as run_checkpoints
 from tfbp.running import directory as run_directory
+from tfbp.settings import Settings
 from tfbp.tasks.classification import Classification
 from tfbp.training import loop
 from tfbp.training.phase import Phase
@@ -54,9 +55,16 @@ def network(classes=2, hidden=(5,)):
     return heads.swap_head(body, classes, hidden=hidden, dropout=0.4, preprocess=lambda x: x / 255)
 
 
-def fit(model=None, *, phases=PHASES, **settings):
+def fit(model=None, *, phases=PHASES, callbacks=(), **settings):
     settings = {"batch_size": 4, "seed": 3, "allow": ("random-frozen",)} | settings
-    return driver.fit(model or network(), splits(), Classification(CLASSES), phases, **settings)
+    return driver.fit(
+        model or network(),
+        splits(),
+        Classification(CLASSES),
+        phases,
+        Settings(**settings),
+        callbacks=callbacks,
+    )
 
 
 def without_seconds(history):
@@ -227,7 +235,9 @@ def test_the_result_says_what_was_trained_on_what_and_how_well(recorded):
 def test_a_batch_larger_than_the_data_is_cut_to_it_with_a_line_in_the_log(caplog):
     with caplog.at_level(logging.WARNING, logger="absl"):
         one = tf.distribute.get_strategy()
-        run = driver.Run(network(), splits(), Classification(CLASSES), PHASES, 64, 0, one)
+        run = driver.Run(
+            network(), splits(), Classification(CLASSES), PHASES, Settings(batch_size=64), one
+        )
     assert run.batch_size == 10
     assert "`batch_size` is cut from 64 to the 10 training examples." in caplog.text
 
@@ -244,7 +254,7 @@ def test_a_batch_larger_than_the_data_is_cut_to_it_with_a_line_in_the_log(caplog
             {"phases": (PHASES[0], Phase("x", "body/norm_1", epochs=1, learning_rate=1))},
             "must match a layer that can learn",
         ),
-        ({"strategy": "two"}, "`strategy` must be one of the known names"),
+        ({"strategy": "two"}, "`strategy` must be one of the known values"),
         ({"classes": 3}, "`model` must answer one logit for each of the 2 classes"),
     ],
 )
@@ -416,13 +426,13 @@ def test_a_recipe_runs_into_a_numbered_directory_and_can_be_opened_again(line, e
     assert files >= {"flags.txt", "config.json", "result.json", "history.csv", "model.keras"}
     assert "checkpoints" not in files
     assert run_directory.read(directory)["recipe"] == "line"
-    assert (directory / "flags.txt").read_text() == recipe.flags_text(line.Config(batch_size=3))
+    assert (directory / "flags.txt").read_text() == line.Config(batch_size=3).flags_text()
     result = run_directory.read(directory, "result.json")
     assert result == run.result
     assert next(iter(result)) == "recipe"
     assert result["export"] == {"path": "saved_models/line/1", "parity": {"serving_default": 0.0}}
 
-    opened = driver.open_run(str(directory), "recipes")
+    opened = driver.load(str(directory), "recipes")
     assert opened.evaluate(opened.splits.test) == result["metrics"]["test"]
     assert opened.history == run.history
 
@@ -474,13 +484,14 @@ def test_a_plan_with_the_time_takes_a_few_steps_and_writes_nothing(line):
     assert not pathlib.Path("runs").exists()
 
 
-def test_settings_of_the_config_fill_the_phases_and_reach_the_training(line):
+def test_settings_of_the_config_replace_those_of_the_phases_and_reach_the_training(line):
     config = line.Config(batch_size=2, epochs=3, accumulate=4, weight_decay=0.01, ema=0.5)
     run = driver.run(line, config)
     settings = {"accumulate": 4, "weight_decay": 0.01, "ema": 0.5}
     due = Phase("fit", "line", epochs=3, learning_rate=0.1, optimizer="sgd", **settings)
     assert run.phases == (due,)
     (planned,) = driver.plan(line, config).phases
+    assert planned.overridden == {"accumulate": 1, "weight_decay": 0.0, "ema": None}
     assert (planned.steps, planned.updates) == (3 * 4, 3)
 
 
@@ -495,13 +506,13 @@ def test_a_recipe_is_built_and_trained_in_the_precision_that_was_asked_for(line,
 
 def test_only_the_ended_run_of_a_recipe_can_be_opened(line, recorded):
     with pytest.raises(UserError, match="must be the directory of a recipe's run"):
-        driver.open_run(str(recorded / "end"), "recipes")
+        driver.load(str(recorded / "end"), "recipes")
     with pytest.raises(UserError, match="must be the directory of a run"):
-        driver.open_run("nowhere", "recipes")
+        driver.load("nowhere", "recipes")
     with run_directory.claim("begun", {"recipe": "line", "config": {}}, {}):
         pass
     with pytest.raises(UserError, match="that has ended"):
-        driver.open_run("begun", "recipes")
+        driver.load("begun", "recipes")
 
 
 def test_phases_of_one_name_a_negative_seed_and_what_is_no_model_are_refused():
@@ -526,11 +537,11 @@ def test_a_split_that_is_not_there_cannot_be_evaluated():
 
 def test_a_run_whose_data_has_changed_is_neither_gone_on_with_nor_opened(line):
     run = driver.run(line, line.Config(workdir="mine"))
-    assert driver.open_run("mine", "recipes").result == run.result
+    assert driver.load("mine", "recipes").result == run.result
     changed = RECIPE.replace("[[1.0], [-2.0]]", "[[1.0], [-3.0]]")
     pathlib.Path("recipes/line.py").write_text(changed)
     other = recipe.load("line", "recipes")
     with pytest.raises(UserError, match="differs in `examples`"):
         driver.run(other, other.Config(workdir="mine"))
     with pytest.raises(UserError, match="its examples have changed since"):
-        driver.open_run("mine", "recipes")
+        driver.load("mine", "recipes")

@@ -48,7 +48,7 @@ def swapped(architecture):
 
 def fit(model, phases, **settings):
     task = tfbp.Classification(CLASSES)
-    return tfbp.fit(model, splits(), task, phases, batch_size=4, **settings)
+    return tfbp.fit(model, splits(), task, phases, tfbp.Settings(batch_size=4, **settings))
 
 
 def values(model):

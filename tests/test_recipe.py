@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tfbp import recipe
 from tfbp.errors import UserError
+from tfbp.settings import declared, field
 from tfbp.training.phase import Phase
 
 GOOD = '''"""Learns nothing.
@@ -31,10 +32,10 @@ def phases(config): ...
 
 @dataclasses.dataclass(frozen=True)
 class Config(recipe.Config):
-    rate: float = recipe.field(0.1, "rate", low=0, high=1)
-    layers: tuple[int, ...] = recipe.field((4, 2), "units", low=1, high=9)
-    cells: tuple[str, ...] = recipe.field((), "cells", choices=("lstm", "gru"))
-    flip: bool = recipe.field(False, "mirror")
+    rate: float = field(0.1, "rate", low=0, high=1)
+    layers: tuple[int, ...] = field((4, 2), "units", low=1, high=9)
+    cells: tuple[str, ...] = field((), "cells", choices=("lstm", "gru"))
+    flip: bool = field(False, "mirror")
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_values_inside_the_range_are_taken(right):
     [
         ({"rate": -0.1}, "`rate` must be at least 0. Received: -0.1."),
         ({"rate": 1.5}, "`rate` must be at most 1. Received: 1.5."),
-        ({"rate": math.nan}, "`rate` must be at least 0. Received: nan."),
+        ({"rate": math.nan}, "`rate` must be a finite number. Received: nan."),
         ({"layers": (4, 0)}, "`layers` must be at least 1. Received: 0."),
         ({"layers": (10, 4)}, "`layers` must be at most 9. Received: 10."),
         ({"cells": ("lstm", "gruu")}, "Received: 'gruu'. Did you mean 'gru'?"),
@@ -96,8 +97,8 @@ def test_values_outside_of_the_range_are_refused(wrong, message):
     )
 )
 def test_settings_pass_through_json_and_come_back_equal(config):
-    text = json.dumps(recipe.settings(config))
-    assert recipe.from_settings(Config, json.loads(text)) == config
+    text = json.dumps(config.counting("run", "workers", "process"))
+    assert Config.from_json(json.loads(text)) == config
 
 
 RATE = {"epochs": 1, "learning_rate": 1.0}
@@ -116,35 +117,50 @@ def phases_of(phase, **settings):
 
 
 def test_a_config_fills_what_a_recipe_leaves_at_the_default_of_a_phase():
-    assert set(SETTINGS) == set(recipe.PHASE_SETTINGS)
+    assert set(SETTINGS) == {name for name, each in declared(Config).items() if each.of_phase}
     phase = Phase("fit", ".*", **RATE)
     assert phases_of(phase, **SETTINGS) == (Phase("fit", ".*", **RATE, **SETTINGS),)
     assert phases_of(phase) == (phase,)
 
 
-@pytest.mark.parametrize("name", recipe.PHASE_SETTINGS)
-def test_what_a_recipe_sets_itself_stays(name):
-    phase = Phase("fit", ".*", **RATE, **{name: SETTINGS[name]})
-    other = {"accumulate": 5, "warm_up": 0.5, "weight_decay": 0.5, "ema": 0.5, "early_stopping": 5}
-    assert phases_of(phase, **{name: other[name]}) == (phase,)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_a_config_gives_wins_over_a_phase_and_what_it_does_not_give_stays(name):
+    phase = Phase("fit", ".*", **RATE, **SETTINGS)
+    other = {"accumulate": 1, "warm_up": 0.0, "weight_decay": 0.0, "ema": 0.5, "early_stopping": 5}
+    given = {name: other[name]}
+    assert phases_of(phase, **given) == (dataclasses.replace(phase, **given),)
+    assert phases_of(phase) == (phase,)
+    module = types.SimpleNamespace(phases=lambda config: [phase])
+    assert recipe.overridden(module, Config(**given)) == {"fit": {name: SETTINGS[name]}}
+    assert recipe.overridden(module, Config(**{name: SETTINGS[name]})) == {"fit": {}}
+
+
+@pytest.mark.parametrize("name", ["ema", "early_stopping"])
+def test_zero_switches_off_what_a_phase_switches_off_by_none(name):
+    phase = Phase("fit", ".*", **RATE, **SETTINGS)
+    (changed,) = phases_of(phase, **{name: 0})
+    assert changed == dataclasses.replace(phase, **{name: None})
 
 
 def test_a_setting_that_does_not_go_with_a_phase_is_refused():
     with pytest.raises(UserError, match="`warm_up` must be 0 with the schedule 'one_cycle'"):
         phases_of(Phase("fit", ".*", **RATE, schedule="one_cycle"), warm_up=0.1)
-    with pytest.raises(UserError, match="`ema` must be between 0 and 1"):
+    with pytest.raises(UserError, match="`ema` must be below 1"):
         phases_of(Phase("fit", ".*", **RATE), ema=1.0)
 
 
 def test_a_setting_that_the_recipe_has_no_longer_is_refused():
     with pytest.raises(UserError, match="'epoch'"):
-        recipe.from_settings(Config, {"rate": 0.5, "epoch": 3})
+        Config.from_json({"rate": 0.5, "epoch": 3})
 
 
-def test_a_flag_file_has_a_line_for_each_field():
-    lines = recipe.flags_text(Config(data="digits?per_class=5", flip=True)).splitlines()
+def test_a_flag_file_has_a_line_for_each_setting_that_is_not_unset():
+    config = Config(data="digits?per_class=5", flip=True)
+    lines = config.flags_text().splitlines()
+    unset = {name for name in declared(Config) if getattr(config, name) is None}
+    assert {"workdir", "accumulate"} <= unset
     assert [line[2:].partition("=")[0] for line in lines] == [
-        item.name for item in dataclasses.fields(Config)
+        item.name for item in dataclasses.fields(Config) if item.name not in unset
     ]
     assert {"--data=digits?per_class=5", "--rate=0.1", "--layers=4,2", "--cells="} < set(lines)
     assert "--flip=true" in lines

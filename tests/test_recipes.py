@@ -127,7 +127,7 @@ def test_a_run_learns_and_its_export_answers_like_its_model(name, first):
         assert (first / file).exists()
     assert not (first / "checkpoints").exists()
 
-    run = driver.open_run(str(first), RECIPES)
+    run = driver.load(str(first), RECIPES)
     held_out = run.splits.test or run.splits.train
     split = "test" if run.splits.test else "train"
     assert run.evaluate(held_out) == result["metrics"][split]
@@ -152,7 +152,7 @@ def test_its_flag_file_repeats_a_run_to_the_bit(name, first):
         json.loads((path / "result.json").read_text()) for path in (first, pathlib.Path("again"))
     ]
     assert results[0]["metrics"] == results[1]["metrics"]
-    models = [driver.open_run(str(path), RECIPES).model for path in (first, "again")]
+    models = [driver.load(str(path), RECIPES).model for path in (first, "again")]
     for one, other in zip(*map(weights, models), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+import tfbp
 from tfbp import driver
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples
@@ -136,10 +137,12 @@ def fit(directory, case):
         splits(),
         Classification(CLASSES),
         case["phases"],
-        workdir=directory,
-        batch_size=2,
-        gradients=case["gradients"],
-        allow=("imbalance", "class-missing", "random-frozen"),
+        tfbp.Settings(
+            workdir=directory,
+            batch_size=2,
+            gradients=case["gradients"],
+            allow=("imbalance", "class-missing", "random-frozen"),
+        ),
         callbacks=[
             *case["callbacks"](directory),
             keras.callbacks.LambdaCallback(on_train_end=keep),

@@ -47,7 +47,7 @@ class Config(tfbp.Config):
 
 
 def data(config):
-    splits = catalog.load(config.data, seed=config.seed, size=6)
+    splits = catalog.load_data(config.data, seed=config.seed, size=6)
     return splits.augmented(tfbp.augmentation(flip=config.flip, shift=config.shift))
 
 
@@ -242,7 +242,7 @@ def one(tmp_path_factory):
 def test_two_workers_give_the_result_of_one(name, two, one, monkeypatch):
     top, _ = two
     monkeypatch.chdir(top / ("0" if name == APART else "shared"))
-    theirs, expected = driver.open_run(name, RECIPES), one(name)
+    theirs, expected = driver.load(name, RECIPES), one(name)
     assert theirs.strategy.num_replicas_in_sync == 1
     for other, ours in zip(theirs.model.weights, expected.model.weights, strict=True):
         np.testing.assert_allclose(other, ours, rtol=1e-5, atol=1e-5)

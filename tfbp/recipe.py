@@ -13,154 +13,104 @@ its path. It defines::
 import ast
 import dataclasses
 import importlib.util
-import json
 import os
 import pathlib
 import sys
 import traceback
 import types
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tfbp.errors import UserError, mistake
-from tfbp.finding import IDS
+from tfbp.settings import Settings, declared, field
 
 if TYPE_CHECKING:
     from tfbp.training.phase import Phase
 
-STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# Settings of a phase, by the names of its fields.
-PHASE_SETTINGS = ("accumulate", "warm_up", "weight_decay", "ema", "early_stopping")
-
-
-def field(
-    default: object,
-    help: str,
-    *,
-    choices: tuple = (),
-    low: float | None = None,
-    high: float | None = None,
-) -> dataclasses.Field:
-    """Returns a dataclass field of a `Config`: a default with its help and the values it allows.
-
-    Args:
-        default: the value, whose type is the flag's: str, int, float, bool or a tuple of one kind.
-        help: one line for `--help`.
-        choices: when given, the only values allowed (for a tuple, of each entry).
-        low, high: when given, the closed range of a number (for a tuple, of each entry).
-    """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high}
-    return dataclasses.field(default=default, metadata=metadata)
+CONTRACT = ("Config", "data", "task", "model", "phases")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The settings that all recipes share. A recipe extends it with its own fields.
+class Config(Settings):
+    """What recipes share besides the settings of any run. A recipe adds its own fields.
 
-    Those of `PHASE_SETTINGS` go into each phase that the recipe leaves at the default there.
+    Settings that are declared `of_phase` replace, where they are given, those of each phase.
 
     Raises:
-        tfbp.UserError: a value is outside its field's choices or range.
+        tfbp.UserError: a value is of another type than its field, or outside of its range.
     """
 
-    data: str = field("", "examples: NAME[:PATH][?key=value&…]")
-    weights: str = field("", "weights to start from: a file or the directory of an earlier run")
-    workdir: str = field("", "run directory (default: runs/<recipe>/<n>)")
-    export_dir: str = field("saved_models", "folder that receives <recipe>/<version>")
-    keep_versions: int = field(0, "newest versions that stay there; 0: all", low=0)
-    seed: int = field(0, "seed of the split, the start, the order and the augmentation", low=0)
-    batch_size: int = field(32, "examples per global batch", low=1)
-    strategy: str = field("auto", "devices to train on", choices=STRATEGIES)
+    data: str | None = field(None, "examples: NAME[:PATH][?key=value&…]")
+    weights: str | None = field(
+        None, "weights to start from: a file or the directory of an earlier run"
+    )
+    export_dir: str = field(
+        "saved_models", "folder that receives <recipe>/<version>", counts_for="process"
+    )
+    keep_versions: int = field(
+        0, "newest versions that stay there; 0: all", low=0, counts_for="process"
+    )
     precision: str = field("float32", "of the model's arithmetic", choices=PRECISIONS)
-    accumulate: int = field(1, "batches whose gradients make one update", low=1)
-    warm_up: float = field(0.0, "part of a phase in which its rate rises from 0", low=0, high=1)
-    weight_decay: float = field(0.0, "decoupled weight decay per update, times the rate", low=0)
-    ema: float = field(0.0, "momentum of averaged weights, the ones kept; 0: none", low=0, high=1)
-    early_stopping: int = field(
-        0, "epochs without a better validation loss that end a phase; 0: none", low=0
+    on_bad_example: Literal["fail", "skip"] = field(
+        "fail", "at image files of a folder that are not whole"
     )
-    gradients: int = field(0, "log gradient norms at each so manieth update; 0: never", low=0)
-    checkpoint_seconds: float = field(60.0, "seconds from one checkpoint to the next", low=0)
-    restart: bool = field(False, "begin anew; the run in the work directory is kept beside")
-    on_nan: str = field(
-        "stop", "at a loss or gradient that is no finite number", choices=("stop", "skip")
+    accumulate: int | None = field(
+        None, "batches whose gradients make one update", low=1, of_phase=True
     )
-    on_bad_example: str = field(
-        "fail", "at image files of a folder that are not whole", choices=("fail", "skip")
+    warm_up: float | None = field(
+        None, "part of a phase in which its rate rises from 0", low=0, below=1, of_phase=True
     )
-    cache: bool = field(True, "compute what a phase cannot change once for each example")
-    cache_dir: str = field("", "folder of such features (default: tfbp in $XDG_CACHE_HOME)")
-    cache_gb: float = field(10.0, "what they may take there, 10⁹ bytes", low=0)
-    cached_views: int = field(
-        0, "views of an augmented example, cached; 0: new ones each epoch, uncached", low=0
+    weight_decay: float | None = field(
+        None, "decoupled weight decay per update, times the rate", low=0, of_phase=True
     )
-    cache_half: bool = field(False, "store features as float16")
-    allow: tuple[str, ...] = field((), "findings of the audit to accept", choices=IDS)
-
-    def __post_init__(self):
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            for entry in value if isinstance(value, tuple) else (value,):
-                _check(item.name, entry, **item.metadata)
-
-
-def _check(name: str, value, *, help: str = "", choices=(), low=None, high=None) -> None:
-    if choices and value not in choices:
-        raise mistake(name, "must be one of the known values", value, map(str, choices))
-    # `not (low <= value)` rather than `value < low`, so that NaN is refused too.
-    if low is not None and not value >= low:
-        raise mistake(name, f"must be at least {low:g}", value)
-    if high is not None and not value <= high:
-        raise mistake(name, f"must be at most {high:g}", value)
+    ema: float | None = field(
+        None, "momentum of averaged weights, the ones kept; 0: none", low=0, below=1, of_phase=True
+    )
+    early_stopping: int | None = field(
+        None,
+        "epochs without a better validation loss that end a phase; 0: none",
+        low=0,
+        of_phase=True,
+    )
 
 
 def phases(module: types.ModuleType, config: Config) -> "tuple[Phase, ...]":
-    """Returns a recipe's phases; what it leaves at a phase's default is as the config says.
+    """Returns a recipe's phases, with what the config gives for each of them.
 
     Raises:
         tfbp.UserError: a setting that does not go with the rest of a phase.
     """
-    filled = []
-    for phase in module.phases(config):
-        changes = {
-            name: getattr(config, name)
-            for name in PHASE_SETTINGS
-            if getattr(config, name) != getattr(Config, name)
-            and getattr(phase, name) == getattr(type(phase), name)
+    return tuple(
+        dataclasses.replace(phase, **_given(config, phase)) for phase in module.phases(config)
+    )
+
+
+def overridden(module: types.ModuleType, config: Config) -> dict[str, dict[str, object]]:
+    """Returns name of a phase → setting → the recipe's value, which the config gives another."""
+    return {
+        phase.name: {
+            name: getattr(phase, name)
+            for name, value in _given(config, phase).items()
+            if getattr(phase, name) != value
         }
-        filled.append(dataclasses.replace(phase, **changes))
-    return tuple(filled)
+        for phase in module.phases(config)
+    }
 
 
-def settings(config: Config) -> dict:
-    """Returns a config as a JSON value."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_settings(kind: type[Config], settings: dict) -> Config:
-    """Returns the config that `settings` was made of.
-
-    Raises:
-        tfbp.UserError: a name that the recipe does not have, or has no longer.
-    """
-    known = [item.name for item in dataclasses.fields(kind)]
-    for name in settings:
-        if name not in known:
-            raise mistake("config", "must hold settings of the recipe", name, known)
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-
-
-def flags_text(config: Config) -> str:
-    """Returns a config as a flag file, a line each, that repeats it."""
-    lines = []
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if isinstance(value, bool):
-            text = str(value).lower()
-        else:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        lines.append(f"--{item.name}={text}\n")
-    return "".join(lines)
+def _given(config: Config, phase: "Phase") -> dict[str, object]:
+    """Returns name → value of what a config gives for a phase."""
+    defaults = {item.name: item.default for item in dataclasses.fields(phase)}
+    values = {
+        name: getattr(config, name)
+        for name, setting in declared(type(config)).items()
+        if setting.of_phase
+    }
+    return {
+        # On the command line 0 switches off what a phase switches off by None.
+        name: None if value == 0 and defaults[name] is None else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def discover(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
@@ -196,6 +146,7 @@ def load(recipe: str, folder: str | os.PathLike) -> types.ModuleType:
         raise mistake("recipe", "must be a file that exists", recipe, known)
     # Not under its bare name: a user's `mlp.py` must not hide a package of that name.
     spec = importlib.util.spec_from_file_location(f"tfbp_recipe_{path.stem}", path)
+    assert spec and spec.loader  # of a file that exists, whose name ends with .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     try:
@@ -207,15 +158,31 @@ def load(recipe: str, folder: str | os.PathLike) -> types.ModuleType:
         line = getattr(error, "lineno", None) or lines[-1]
         kind = type(error).__name__
         raise UserError(f"The recipe {path} fails at line {line}: {kind}: {error}.") from error
-    module.reference = recipe if recipe in known else str(path.resolve())
-    missing = [
-        name for name in ("Config", "data", "task", "model", "phases") if not hasattr(module, name)
-    ]
-    if missing:
-        raise UserError(f"The recipe {path} lacks {', '.join(f'`{name}`' for name in missing)}.")
+    vars(module)["reference"] = recipe if recipe in known else str(path.resolve())
+    check(module)
     return module
+
+
+def check(module: types.ModuleType, config: Config | None = None) -> None:
+    """Refuses a module that is no recipe, and a config that is not of its class.
+
+    Raises:
+        tfbp.UserError: a part of the contract is missing, or the config is another recipe's.
+    """
+    name = getattr(module, "__file__", None) or module
+    missing = [part for part in CONTRACT if not hasattr(module, part)]
+    if missing:
+        listed = ", ".join(f"`{part}`" for part in missing)
+        raise UserError(f"The recipe {name} lacks {listed}.")
+    if config is not None and not isinstance(config, module.Config):
+        raise mistake("config", f"must be made by the `Config` of {name_of(module)}", config)
+
+
+def reference(module: types.ModuleType) -> str:
+    """Returns what `load` finds a recipe by again: a name, or the absolute path of its file."""
+    return getattr(module, "reference", None) or str(pathlib.Path(module.__file__ or "").resolve())
 
 
 def name_of(module: types.ModuleType) -> str:
     """Returns the name of a recipe: that of its file."""
-    return pathlib.Path(module.__file__).stem
+    return pathlib.Path(module.__file__ or "").stem

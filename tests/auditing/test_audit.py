@@ -39,7 +39,7 @@ def ids(*arguments, **settings):
 def test_a_sound_training_has_no_findings_and_a_faulty_one_its_own():
     assert ids(network(), SPLITS, TASK, PHASES) == []
     assert ids(network(loaded=False), SPLITS, TASK, PHASES) == ["random-frozen"]
-    allowed = ids(network(loaded=False), SPLITS, TASK, PHASES, allow=["random-frozen"])
+    allowed = ids(network(loaded=False), SPLITS, TASK, PHASES, tfbp.Settings(allow="random-frozen"))
     assert allowed == []
 
 
@@ -55,7 +55,7 @@ def test_the_backbone_may_be_one_model_or_several():
 
 def test_an_unknown_id_is_refused_with_the_close_one():
     with pytest.raises(tfbp.UserError, match=r"`allow` must .* Did you mean 'random-frozen'"):
-        tfbp.audit(network(), SPLITS, TASK, PHASES, allow=["random-froze"])
+        tfbp.Settings(allow=["random-froze"])
     with pytest.raises(tfbp.UserError, match=r"`allow` must .* Did you mean 'dead-layer'"):
         tfbp.Config(allow=("dead-layers",))
     assert tfbp.Config(allow=IDS).allow == IDS
@@ -91,7 +91,9 @@ def test_the_model_is_left_as_it_was(devices):
 
 def test_a_run_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(AuditFailed) as refusal:
-        tfbp.fit(network(loaded=False), SPLITS, TASK, PHASES, workdir=tmp_path / "run")
+        tfbp.fit(
+            network(loaded=False), SPLITS, TASK, PHASES, tfbp.Settings(workdir=tmp_path / "run")
+        )
     message = str(refusal.value)
     assert "random-frozen: phase 'head' freezes body/first" in message
     assert "--allow=random-frozen" in message
@@ -100,15 +102,17 @@ def test_a_run_is_refused_before_anything_is_written(tmp_path):
 
 def test_what_is_accepted_is_logged_and_stands_in_the_result(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
-    settings = {"workdir": tmp_path / "run", "allow": ("random-frozen", "imbalance")}
-    run = tfbp.fit(network(loaded=False), SPLITS, TASK, PHASES[:1], **settings)
+    settings = tfbp.Settings(workdir=tmp_path / "run", allow=("random-frozen", "imbalance"))
+    run = tfbp.fit(network(loaded=False), SPLITS, TASK, PHASES[:1], settings)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["accepted"] == run.result["accepted"]
     (accepted,) = result["accepted"]
     assert accepted["id"] == "random-frozen" and "body/first" in accepted["message"]
     assert "Accepted: random-frozen" in caplog.text
     # A run that has ended is read: nothing is audited.
-    again = tfbp.fit(network(loaded=False), SPLITS, TASK, PHASES[:1], workdir=tmp_path / "run")
+    again = tfbp.fit(
+        network(loaded=False), SPLITS, TASK, PHASES[:1], tfbp.Settings(workdir=tmp_path / "run")
+    )
     assert again.result["accepted"] == result["accepted"]
 
 

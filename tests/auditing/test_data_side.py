@@ -60,13 +60,19 @@ def test_a_mistake_is_refused_by_its_id(made, given, message):
 
 def test_what_is_accepted_is_trained_and_kept_in_the_result():
     given, task = splits(validation=range(17, 24)), tfbp.Classification(NAMES)
-    run = tfbp.fit(model(), given, task, PHASES, allow=("split-overlap",))
+    run = tfbp.fit(model(), given, task, PHASES, tfbp.Settings(allow=("split-overlap",)))
     assert [found["id"] for found in run.result["accepted"]] == ["split-overlap"]
 
 
 def test_what_cannot_run_is_accepted_by_nobody():
     with pytest.raises(tfbp.UserError, match="each of the 2 classes") as caught:
-        tfbp.fit(model(5), splits(), tfbp.Classification(NAMES), PHASES, allow=("loss-mismatch",))
+        tfbp.fit(
+            model(5),
+            splits(),
+            tfbp.Classification(NAMES),
+            PHASES,
+            tfbp.Settings(allow=("loss-mismatch",)),
+        )
     assert not isinstance(caught.value, AuditFailed)
 
 

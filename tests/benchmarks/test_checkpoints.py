@@ -20,7 +20,7 @@ def test_it_times_both_kinds_of_turns_and_both_kinds_of_checkpoints(monkeypatch)
     features = keras.layers.Dense(300, name="wide")(keras.layers.Flatten()(images))
     backbone = keras.Model(images, features, name="body")
     model = heads.swap_head(backbone, classes=benchmark.CLASSES, preprocess=lambda x: x / 255)
-    settings = benchmark.Settings(checkpoint_seconds=0.1, checkpoints=1, turns=2, batch_size=4)
+    settings = benchmark.Flags(checkpoint_seconds=0.1, checkpoints=1, turns=2, batch_size=4)
     seconds, costs = benchmark.measure(settings, model)
     assert {kind: len(each) for kind, each in seconds.items()} == {"off": 2, "on": 2}
     assert min(seconds["off"] + seconds["on"]) > 0

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 def test_small_steps_end_alike_on_all_sides(script):
     small_steps = script("small_steps")
-    outcomes = small_steps.measure(small_steps.Settings(turns=1, steps=150, batch_size=10))
+    outcomes = small_steps.measure(small_steps.Flags(turns=1, steps=150, batch_size=10))
     # Two whole epochs of 100 steps, from the same start, in another order each.
     slopes = [each[0]["w at the end"] for each in outcomes.values()]
     assert np.ptp(slopes) < 0.02
@@ -23,14 +23,14 @@ def test_small_steps_end_alike_on_all_sides(script):
 
 def test_both_sides_of_overhead_report_epochs_within_the_call(script):
     overhead = script("overhead")
-    settings = overhead.Settings(turns=1, images=40, batch_size=20, epochs=3, filters=(2,))
+    settings = overhead.Flags(turns=1, images=40, batch_size=20, epochs=3, filters=(2,))
     for (each,) in overhead.measure(settings).values():
         assert 0 < 2 * each["epoch, s"] < each["whole call, s"]
 
 
 def test_both_sides_of_input_read_every_file_once_and_ours_in_order(script, tmp_path):
     benchmark = script("input")
-    settings = benchmark.Settings(turns=1, images=30, size=8, batch_size=4)
+    settings = benchmark.Flags(turns=1, images=30, size=8, batch_size=4)
     assert benchmark._fill(settings, tmp_path) == 30
     outcomes = benchmark.measure(settings, str(tmp_path))
     assert outcomes["tfbp"][0]["labels as ordered"] == 1
@@ -45,7 +45,7 @@ def test_input_takes_a_folder_of_ones_own(script, tmp_path):
         for number in range(3):
             (folder / f"{number}.jpg").write_bytes(b"JPEG")
     (tmp_path / "to").mkdir()
-    settings = benchmark.Settings(data=f"folder:{tmp_path / 'from'}", images=20)
+    settings = benchmark.Flags(data=f"folder:{tmp_path / 'from'}", images=20)
     assert benchmark._fill(settings, tmp_path / "to") == 20
     assert sorted(path.name for path in (tmp_path / "to" / "class 3").iterdir()) == [
         "0.jpg",
@@ -75,7 +75,7 @@ def test_growth_tells_a_line_from_a_curve_and_flat_memory_from_growing(script):
 
 def test_the_random_text_has_the_vocabulary_and_the_length_that_are_asked_for(script):
     benchmark = script("language_model")
-    splits = benchmark.random_text(benchmark.Settings(words=1000, vocabulary=100))
+    splits = benchmark.random_text(benchmark.Flags(words=1000, vocabulary=100))
     tokens, _ = splits.train.read(tf.range(splits.train.size))
     assert splits.vocabulary.size == 100
     assert tokens.shape == (999 // 35, 35)
@@ -85,7 +85,7 @@ def test_the_random_text_has_the_vocabulary_and_the_length_that_are_asked_for(sc
 def test_the_floor_of_the_language_model_counts_every_product_once(script, monkeypatch):
     benchmark = script("language_model")
     monkeypatch.setattr(benchmark, "_product", lambda rows, inner, columns: rows * inner * columns)
-    settings = benchmark.Settings(vocabulary=50, units=8)
+    settings = benchmark.Flags(vocabulary=50, units=8)
     config, rows = settings.config, 32 * 35
     # Keras's own counts of weights: a product with each kernel, and two for its gradients.
     model = benchmark._model(settings, benchmark.random_text(settings))
@@ -102,7 +102,7 @@ def test_the_floor_of_the_language_model_counts_every_product_once(script, monke
 
 def test_cached_views_are_compared_with_as_many_epochs_of_fresh_ones(script):
     views = script("views")
-    settings = views.Settings(turns=1, images=100, held_out=10, epochs=2, views=1)
+    settings = views.Flags(turns=1, images=100, held_out=10, epochs=2, views=1)
     images = script("vgg").load(settings)
     outcomes = views.measure(settings, images)
     assert list(outcomes) == ["fresh views", "1 cached views", "not augmented"]
@@ -113,7 +113,7 @@ def test_cached_views_are_compared_with_as_many_epochs_of_fresh_ones(script):
 
 def test_images_are_drawn_from_both_parts_and_a_pass_is_the_models_own(script):
     vgg = script("vgg")
-    images = vgg.load(vgg.Settings(images=30, held_out=20))
+    images = vgg.load(vgg.Flags(images=30, held_out=20))
     assert images.x.shape == (30, 32, 32, 3)
     assert images.held_out_x.shape == (20, 32, 32, 3)
     assert not {row.tobytes() for row in images.x} & {row.tobytes() for row in images.held_out_x}
@@ -130,7 +130,7 @@ def test_images_are_drawn_from_both_parts_and_a_pass_is_the_models_own(script):
 
 def test_accuracies_are_equal_within_two_standard_errors(script):
     vgg = script("vgg")
-    images = vgg.load(vgg.Settings(images=10, held_out=100))
+    images = vgg.load(vgg.Flags(images=10, held_out=100))
 
     def kept(ours, theirs):
         outcomes = {"a": [{"accuracy": ours}], "b": [{"accuracy": theirs}]}

@@ -50,6 +50,6 @@ def test_a_side_that_is_not_there_is_said_and_has_no_ratio(turns):
 def test_a_mistake_in_a_flag_is_one_line_and_the_code_2(turns, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmark", "--turns=0"])
     with pytest.raises(SystemExit) as ended:
-        turns.settings(turns.Settings, "A benchmark.")
+        turns.settings(turns.Flags, "A benchmark.")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "Error: `turns` must be at least 1. Received: 0.\n"

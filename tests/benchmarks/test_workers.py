@@ -7,7 +7,7 @@ pytestmark = pytest.mark.slow
 
 def test_two_workers_train_on_twice_the_images_and_send_the_gradient(script):
     workers = script("workers")
-    settings = workers.Settings(turns=1, each=5, steps=2, epochs=2)
+    settings = workers.Flags(turns=1, each=5, steps=2, epochs=2)
     one, two = (workers._run(settings, "head", count) for count in (1, 2))
     # The head: 512 channels to 10 classes, and a bias for each, of 4 bytes.
     assert one["gradient, MB"] == two["gradient, MB"] == (512 * 10 + 10) * 4 / 1e6

@@ -7,12 +7,13 @@ import pytest
 
 from tfbp.caching import cache as feature_cache
 from tfbp.caching import prefix
-from tfbp.caching.cache import FeatureCache, Settings
+from tfbp.caching.cache import FeatureCache
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.modeling import freezing
+from tfbp.settings import Settings
 from tfbp.tasks.classification import Classification
 from tfbp.training.phase import Phase
 
@@ -39,9 +40,9 @@ def splits(count=20, transform=None):
 def outlook(folder, trainable="head", *, data=None, epochs=9, phases=1, task=TASK, **settings):
     model = network()
     planned = [Phase(f"{i}", trainable, epochs=epochs, learning_rate=0.1) for i in range(phases)]
-    settings = Settings(folder=str(folder), **settings)
+    settings = Settings(cache_dir=folder, **settings)
     frozen = freezing.freeze(model, trainable)
-    with FeatureCache(settings, model, data or splits(), task, planned, 0) as cache:
+    with FeatureCache(settings, model, data or splits(), task, planned) as cache:
         return cache.outlook(0, frozen)
 
 
@@ -99,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path, caplog):
     assert str(tmp_path) in found.obstacle
     model, data = network(), splits()
     phases = [Phase("head", "head", epochs=9, learning_rate=0.1)]
-    with FeatureCache(Settings(folder=str(tmp_path)), model, data, TASK, phases, 0) as cache:
+    with FeatureCache(Settings(cache_dir=tmp_path), model, data, TASK, phases) as cache:
         source = cache.source(0, freezing.freeze(model, "head"))
     assert (source.model, source.train) == (model, data.train)
     assert "Features are not cached." in caplog.text
@@ -118,7 +119,9 @@ def test_the_time_that_a_cache_saves_is_that_of_computing_less_that_of_reading()
     assert feature_cache.seconds_saved(prefixed, False, 1000, 5) == pytest.approx(due)
 
 
-@pytest.mark.parametrize("settings", [{"limit_gb": -1.0}, {"views": -1}, {"views": 0.5}])
+@pytest.mark.parametrize(
+    "settings", [{"cache_gb": -1.0}, {"cached_views": -1}, {"cached_views": 0.5}]
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(UserError, match="cache"):
         Settings(**settings)
@@ -126,7 +129,7 @@ def test_settings_out_of_range_are_refused(settings):
 
 def test_without_a_folder_caches_stand_where_the_desktop_standard_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert Settings().path == tmp_path / "tfbp"
+    assert feature_cache.folder_of(Settings()) == tmp_path / "tfbp"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert Settings().path == tmp_path / ".cache" / "tfbp"
+    assert feature_cache.folder_of(Settings()) == tmp_path / ".cache" / "tfbp"

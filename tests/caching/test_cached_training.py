@@ -18,14 +18,14 @@ import tensorflow as tf
 from tfbp.caching import cache as feature_cache
 from tfbp.caching import examples as cached_examples
 from tfbp.caching import row_file
-from tfbp.caching.cache import Settings
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.modeling import heads
 from tfbp.resuming import checkpoints as run_checkpoints
-from tfbp.running import fitting
+from tfbp.running import phases as phase_training
 from tfbp.running.run import Run
+from tfbp.settings import Settings
 from tfbp.tasks.classification import Classification
 from tfbp.training import loop
 from tfbp.training.phase import Phase
@@ -104,7 +104,7 @@ def train(
     data=None,
     task=None,
     where=ONE,
-    on=True,
+    cache=True,
     directory=None,
     batch_size=16,
     **settings,
@@ -113,14 +113,13 @@ def train(
     if model is None:
         with where.scope():
             model = network()
-    caching = Settings(on, str(folder), **settings)
-    data = data or splits()
-    it = Run(model, data, task or TASK, phases, batch_size, 3, where, cache=caching)
-    it.directory = directory
+    settings = Settings(batch_size=batch_size, seed=3, cache=cache, cache_dir=folder, **settings)
+    run = Run(model, data or splits(), task or TASK, phases, settings, where)
+    run.directory = directory
     if directory:
         directory.mkdir(exist_ok=True)
-    fitting.train(it, ())
-    return it
+    phase_training.train(run, ())
+    return run
 
 
 def without_seconds(history):
@@ -184,7 +183,7 @@ def test_cached_training_ends_like_uncached_training(cached, uncached):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_it_ends_alike_whatever_the_phases_are(tmp_path, name):
     phases = three(**SETTINGS[name])[1:]
-    plain = train(tmp_path, phases, on=False)
+    plain = train(tmp_path, phases, cache=False)
     assert not caches(tmp_path)
     run = train(tmp_path, phases)
     assert_alike(run, plain)
@@ -221,7 +220,7 @@ def test_every_cut_of_vgg16_trains_alike(tmp_path):
     for on in (False, True):
         for variable, value in zip(model.variables, begin, strict=True):
             variable.assign(value)
-        run = train(tmp_path, phases, model=model, data=data, on=on)
+        run = train(tmp_path, phases, model=model, data=data, cache=on)
         runs.append((run, [variable.numpy() for variable in model.variables]))
     assert len(caches(tmp_path)) == len(phases)
     (plain, expected), (cached, found) = runs
@@ -259,7 +258,7 @@ def source(folder, data, phases=None, model=None, progress=None):
     """Returns what a run's first phase learns from; its caches are closed."""
     phases = phases or three()[:1]
     cache = feature_cache.FeatureCache(
-        Settings(folder=str(folder)), model or network(), data, TASK, phases, 3
+        Settings(seed=3, cache_dir=folder), model or network(), data, TASK, phases
     )
     with cache:
         return cache.source(0, cache._freeze(0), *([progress] if progress else []))
@@ -311,8 +310,8 @@ def test_a_task_that_measures_by_the_images_gets_them(tmp_path):
 def test_views_are_cached_and_cycled_through_like_uncached_ones(tmp_path):
     data = splits(transform=augmentation(flip=True, shift=0.3, colour=0.2))
     phases = three(epochs=5)[:2]
-    plain = train(tmp_path, phases, data=data, on=False, views=2)
-    cached = train(tmp_path, phases, data=data, views=2)
+    plain = train(tmp_path, phases, data=data, cache=False, cached_views=2)
+    cached = train(tmp_path, phases, data=data, cached_views=2)
     assert_alike(cached, plain)
     sizes = [
         json.loads((tmp_path / name / row_file.LAYOUT).read_text()) for name in caches(tmp_path)
@@ -325,10 +324,10 @@ def test_views_are_cached_and_cycled_through_like_uncached_ones(tmp_path):
 
 def test_examples_without_room_are_computed_each_time(tmp_path, caplog):
     phases = three()[1:2]
-    plain = train(tmp_path / "none", phases, on=False)
+    plain = train(tmp_path / "none", phases, cache=False)
     row = 4 * 4 * 4 * 4  # bytes: what `three_conv_1`, `three_conv_3` and `concatenate` read
     with caplog.at_level(logging.WARNING):
-        cached = train(tmp_path, phases, limit_gb=(TRAIN - 1) * row / 1e9)
+        cached = train(tmp_path, phases, cache_gb=(TRAIN - 1) * row / 1e9)
     assert "can hold 64 of 70 examples" in caplog.text
     assert "can hold 0 of 11 examples" in caplog.text
     assert_alike(cached, plain)
@@ -364,7 +363,7 @@ def test_the_result_says_what_was_cached_or_why_not(tmp_path):
     assert head["rows"] == TRAIN
     assert 0 < head["saves"] < 1
     assert every == {"obstacle": "no part of the model gives the same in each epoch"}
-    run = train(tmp_path, phases[:1], on=False)
+    run = train(tmp_path, phases[:1], cache=False)
     assert run.result["phases"][0]["features"] == {"obstacle": "the cache is off"}
 
 
@@ -492,7 +491,7 @@ def test_image_files_are_not_read_again_once_their_features_are_there(tmp_path):
     examples = Examples(read, spec=spec, hashes=hashes, targets=np.arange(24) % 3)
     model, phases = network(), three()[:1]
     cache = feature_cache.FeatureCache(
-        Settings(folder=str(tmp_path / "cache")), model, Splits(examples), TASK, phases, 0
+        Settings(cache_dir=tmp_path / "cache"), model, Splits(examples), TASK, phases
     )
     with cache:
         source = cache.source(0, cache._freeze(0))
@@ -513,8 +512,8 @@ data, counts = here.counted_splits()
 model, phases = here.network(), here.three()[:1]
 print("ready", flush=True)
 sys.stdin.readline()
-settings = here.Settings(folder={cache!r})
-with here.feature_cache.FeatureCache(settings, model, data, here.TASK, phases, 3) as cache:
+settings = here.Settings(seed=3, cache_dir={cache!r})
+with here.feature_cache.FeatureCache(settings, model, data, here.TASK, phases) as cache:
     rows = cache.source(0, cache._freeze(0)).train
     read = here.tf.function(lambda: rows.read(here.tf.range(here.TRAIN))[0])
     np.savez({to!r}, *read(), counts=counts)

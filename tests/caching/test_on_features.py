@@ -58,10 +58,10 @@ def test_the_loop_trains_on_features_and_what_watches_sees_the_whole_model(name)
             learner,
             examples,
             strategy,
+            loop.Hooks(keras.callbacks.CallbackList([Watch()], model=model)),
             epochs=5,
             batch_size=5,
             seed=1,
-            callbacks=keras.callbacks.CallbackList([Watch()], model=model),
         )
         assert done == 9
         assert all(watched is model for watched in seen)
@@ -90,8 +90,8 @@ def test_after_a_phase_the_model_is_its_own_as_before(tmp_path):
     learner, rows = prefix.training_model(model), prefix.features(IMAGES)
     examples, strategy = Examples.from_arrays(rows[0].numpy(), Y), tf.distribute.get_strategy()
     loop.build(learner, examples, strategy)
-    callbacks = keras.callbacks.CallbackList([], model=model)
-    loop.train(learner, examples, strategy, epochs=1, batch_size=6, seed=1, callbacks=callbacks)
+    hooks = loop.Hooks(keras.callbacks.CallbackList([], model=model))
+    loop.train(learner, examples, strategy, hooks, epochs=1, batch_size=6, seed=1)
     assert model.get_config() == config
     assert [id(layer) for layer in keras_graph.all_layers(model)] == owners
     assert model.losses == []

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfbp
-from tfbp import recipe
 from tfbp.commands import flags
 
 
@@ -66,7 +65,7 @@ configs = st.builds(
 @given(configs)
 def test_a_flag_file_repeats_its_config(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("flags") / "flags.txt"
-    path.write_text("# a comment\n" + recipe.flags_text(config), encoding="utf-8")
+    path.write_text("# a comment\n" + config.flags_text(), encoding="utf-8")
     assert parse(f"--flagfile={path}") == (config, [])
 
 

@@ -30,7 +30,7 @@ class Config(tfbp.Config):
 
 
 def data(config):
-    return catalog.load(config.data, seed=config.seed)
+    return catalog.load_data(config.data, seed=config.seed)
 
 
 def task(config, splits):

@@ -9,7 +9,7 @@ from tfbp.errors import UserError
 
 def test_digits_are_scaled_from_8_by_8():
     datasets = pytest.importorskip("sklearn.datasets")
-    splits = catalog.load("digits?validation=0", seed=0, channels=1)
+    splits = catalog.load_data("digits?validation=0", seed=0, channels=1)
     images, labels = splits.train.read([0, 1])
     assert splits.description == "digits?validation=0"
     assert splits.classes == tuple("0123456789")
@@ -22,35 +22,35 @@ def test_digits_are_scaled_from_8_by_8():
 
 def test_size_and_channels_are_those_asked_for():
     pytest.importorskip("sklearn")
-    assert catalog.load("digits", seed=0, size=12).train.spec[0].shape == (12, 12, 3)
-    assert catalog.load("digits?size=9", seed=0, size=12).test.spec[0].shape == (9, 9, 3)
+    assert catalog.load_data("digits", seed=0, size=12).train.spec[0].shape == (12, 12, 3)
+    assert catalog.load_data("digits?size=9", seed=0, size=12).test.spec[0].shape == (9, 9, 3)
 
 
 def test_channels_out_of_range_are_refused():
     with pytest.raises(UserError, match="`channels` must be 1"):
-        catalog.load("random", seed=0, channels=2)
+        catalog.load_data("random", seed=0, channels=2)
 
 
 def test_classes_and_labels_are_kept_as_asked():
     pytest.importorskip("sklearn")
-    splits = catalog.load("digits?classes=7,3&per_class=5", seed=0)
+    splits = catalog.load_data("digits?classes=7,3&per_class=5", seed=0)
     assert splits.classes == ("7", "3")
     assert splits.train.labels.tolist().count(0) == splits.train.labels.tolist().count(1) == 5
     assert 30 < splits.test.size < 40
-    other = catalog.load("digits?classes=7,3&per_class=5", seed=1)
+    other = catalog.load_data("digits?classes=7,3&per_class=5", seed=1)
     assert set(other.train.hashes) != set(splits.train.hashes)
 
 
 def test_glyphs_are_52_classes():
     pytest.importorskip("matplotlib")
-    splits = catalog.load("glyphs?count=5&size=16", seed=0)
+    splits = catalog.load_data("glyphs?count=5&size=16", seed=0)
     assert len(splits.classes) == 52
     assert splits.train.spec[0].shape == (16, 16, 3)
 
 
 def test_random_data_is_seeded_and_can_be_learnt():
-    splits = catalog.load("random?shape=6,5,1&classes=3&count=90", seed=0, channels=1)
-    again = catalog.load("random?shape=6,5,1&classes=3&count=90", seed=0, channels=1)
+    splits = catalog.load_data("random?shape=6,5,1&classes=3&count=90", seed=0, channels=1)
+    again = catalog.load_data("random?shape=6,5,1&classes=3&count=90", seed=0, channels=1)
     assert splits.train.fingerprint == again.train.fingerprint
     assert splits.train.spec[0].shape == (6, 5, 1)
     x, y = splits.train.read(range(splits.train.size))
@@ -61,25 +61,25 @@ def test_random_data_is_seeded_and_can_be_learnt():
 
 
 def test_random_vectors_have_the_features_asked_for():
-    splits = catalog.load("random?shape=4&classes=2&count=20", seed=0, size=32)
+    splits = catalog.load_data("random?shape=4&classes=2&count=20", seed=0, size=32)
     assert splits.train.spec[0].shape == (4,)
 
 
 def test_lines_are_all_for_training():
-    assert catalog.load("line", seed=0).train.size == 100
-    assert catalog.load("proportional", seed=0).train.size == 3
+    assert catalog.load_data("line", seed=0).train.size == 100
+    assert catalog.load_data("proportional", seed=0).train.size == 3
 
 
 def test_csv_targets_are_values_or_classes(tmp_path):
     path = tmp_path / "table.csv"
     rows = [f"{number},{number * 2},{'ab'[number % 2]},{number % 3}" for number in range(20)]
     path.write_text("\n".join(["x,price,kind,digit", *rows]))
-    assert catalog.load(f"csv:{path}?target=kind&validation=0", seed=0).classes is not None
+    assert catalog.load_data(f"csv:{path}?target=kind&validation=0", seed=0).classes is not None
     path.write_text("\n".join(["x,price,digit", *(f"{n},{n * 2},{n % 3}" for n in range(20))]))
-    values = catalog.load(f"csv:{path}?target=price&validation=0", seed=0)
+    values = catalog.load_data(f"csv:{path}?target=price&validation=0", seed=0)
     assert values.classes is None
     assert values.train.size == 18
-    labels = catalog.load(f"csv:{path}?target=digit&classes=2,0", seed=0)
+    labels = catalog.load_data(f"csv:{path}?target=digit&classes=2,0", seed=0)
     assert labels.classes == ("2", "0")
 
 
@@ -126,7 +126,7 @@ def test_text_files_and_the_reference_become_windows(tmp_path):
 )
 def test_specs_that_cannot_be_loaded_are_refused(spec, message):
     with pytest.raises(UserError, match=message):
-        catalog.load(spec, seed=0)
+        catalog.load_data(spec, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_text_specs_that_cannot_be_loaded_are_refused(spec, message):
 def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match=r"pip install 'tfbp\[recipes\]'"):
-        catalog.load("digits", seed=0)
+        catalog.load_data("digits", seed=0)

@@ -66,7 +66,7 @@ def prepared(request, tmp_path_factory):
 
 
 def test_prepared_images_are_read_by_index(prepared):
-    splits = catalog.load(f"tfds:little_images?dir={prepared}&size=6", seed=0)
+    splits = catalog.load_data(f"tfds:little_images?dir={prepared}&size=6", seed=0)
     assert [part.size for part in (splits.train, splits.validation, splits.test)] == [27, 3, 6]
     assert splits.classes == ("ant", "bee", "cat")
     images, labels = splits.test.read(range(6))
@@ -83,7 +83,7 @@ def test_both_ways_of_storage_give_the_same_examples(prepared, tmp_path):
     other = "tfrecord" if prepared.name.startswith("array") else "array_record"
     LittleImages(data_dir=tmp_path, file_format=other).download_and_prepare()
     here, there = (
-        catalog.load(f"tfds:little_images?dir={folder}&size=6", seed=0)
+        catalog.load_data(f"tfds:little_images?dir={folder}&size=6", seed=0)
         for folder in (prepared, tmp_path)
     )
     assert set(here.train.hashes) == set(there.train.hashes)
@@ -91,7 +91,7 @@ def test_both_ways_of_storage_give_the_same_examples(prepared, tmp_path):
 
 
 def test_images_are_read_in_a_pipeline_graph(prepared):
-    test = catalog.load(f"tfds:little_images?dir={prepared}&size=6", seed=0).test
+    test = catalog.load_data(f"tfds:little_images?dir={prepared}&size=6", seed=0).test
     batches = list(tf.data.Dataset.range(6).batch(4).map(test.read))
     together = np.concatenate([x for x, _ in batches])
     assert np.array_equal(together, test.read(range(6))[0])
@@ -99,7 +99,7 @@ def test_images_are_read_in_a_pipeline_graph(prepared):
 
 def test_classes_are_chosen_and_ordered_by_the_caller(prepared):
     spec = f"tfds:little_images?dir={prepared}&size=6&classes=cat,ant&per_class=4&validation=0"
-    splits = catalog.load(spec, seed=0)
+    splits = catalog.load_data(spec, seed=0)
     assert splits.classes == ("cat", "ant")
     assert np.bincount(splits.train.labels).tolist() == [4, 4]
     assert np.bincount(splits.test.labels).tolist() == [2, 2]
@@ -118,4 +118,4 @@ def test_classes_are_chosen_and_ordered_by_the_caller(prepared):
 )
 def test_what_cannot_be_read_is_refused(prepared, spec, message):
     with pytest.raises(UserError, match=message):
-        catalog.load(spec.format(prepared), seed=0)
+        catalog.load_data(spec.format(prepared), seed=0)

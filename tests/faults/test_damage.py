@@ -38,11 +38,10 @@ def fit(directory, callbacks=()):
         splits,
         tfbp.Classification(splits.classes),
         PHASES,
-        workdir=directory,
-        batch_size=8,
-        checkpoint_seconds=0,
+        tfbp.Settings(
+            workdir=directory, batch_size=8, checkpoint_seconds=0, allow=("random-frozen",)
+        ),
         callbacks=callbacks,
-        allow=("random-frozen",),
     )
 
 

@@ -37,7 +37,7 @@ def ended(tmp_path_factory):
     """Returns the directory of a run that has ended."""
     folder = tmp_path_factory.mktemp("ended") / "run"
     splits, task, model, phases = parts()
-    tfbp.fit(model, splits, task, phases, workdir=folder)
+    tfbp.fit(model, splits, task, phases, tfbp.Settings(workdir=folder))
     return folder
 
 
@@ -105,7 +105,7 @@ CHANGES = {
 def test_a_run_loads_as_it_was_when_it_ended(run):
     stored = keras.models.load_model(run / "model.keras", safe_mode=True).get_weights()
     model = network()
-    backbones.load_whole(model, str(run))
+    backbones.load_weights(model, str(run))
     for ours, theirs in zip(model.get_weights(), stored, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -144,7 +144,7 @@ def test_a_whole_model_in_hdf5_is_refused_and_its_weights_alone_load(tmp_path, n
 
     model.save_weights(tmp_path / "alone.weights.h5")
     again = network()
-    backbones.load_whole(again, str(tmp_path / "alone.weights.h5"))
+    backbones.load_weights(again, str(tmp_path / "alone.weights.h5"))
     for ours, theirs in zip(again.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -217,7 +217,7 @@ def test_code_in_the_model_of_a_run_never_runs(tmp_path):
     inputs = keras.Input((3,))
     backbone = keras.Model(inputs, keras.layers.Dense(2)(inputs), name="tiny")
     with pytest.raises(tfbp.UserError, match="without Lambda layers, and contains 'tiny'"):
-        backbones.load(backbone, str(tmp_path / "run"))
+        backbones.load_backbone_weights(backbone, str(tmp_path / "run"))
     assert not mark.exists()
     keras.models.load_model(tmp_path / "run" / "model.keras")
     assert mark.exists()  # it would have run
@@ -231,7 +231,9 @@ def test_no_lambda_layer_is_written(tmp_path):
     splits = tfbp.Splits.from_arrays(x, y)
     phase = tfbp.Phase("fit", "dense", epochs=1, learning_rate=0.1)
     with pytest.raises(tfbp.UserError, match=r"must have no Lambda layers.* Received: 'double'"):
-        tfbp.fit(model, splits, tfbp.Regression(), [phase], workdir=str(tmp_path / "run"))
+        tfbp.fit(
+            model, splits, tfbp.Regression(), [phase], tfbp.Settings(workdir=str(tmp_path / "run"))
+        )
     assert not (tmp_path / "run").exists()
 
 

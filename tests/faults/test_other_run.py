@@ -25,7 +25,7 @@ class Config(tfbp.Config):
 
 
 def data(config):
-    return catalog.load(config.data, seed=config.seed, size=6)
+    return catalog.load_data(config.data, seed=config.seed, size=6)
 
 
 def task(config, splits):

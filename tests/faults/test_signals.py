@@ -61,7 +61,7 @@ def augment(x, seed):
 
 
 def data(config):
-    return catalog.load(config.data, seed=config.seed).augmented(augment)
+    return catalog.load_data(config.data, seed=config.seed).augmented(augment)
 
 
 def task(config, splits):

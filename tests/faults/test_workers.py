@@ -48,7 +48,7 @@ def data(config):
         x = tf.ensure_shape(tf.numpy_function(wait, [x], x.dtype), x.shape)
         return x + 0.1 * tf.random.stateless_normal(x.shape, seed)
 
-    return catalog.load(config.data, seed=config.seed).augmented(augment)
+    return catalog.load_data(config.data, seed=config.seed).augmented(augment)
 
 
 def task(config, splits):

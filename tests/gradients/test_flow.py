@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import tfbp
 from tfbp import driver, recipe
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples, order
@@ -68,7 +69,8 @@ def fit(model=None, *, devices="one", optimizer="sgd", accumulate=1, epochs=2, *
     task = Classification(IMAGES.classes)
     model = model or network(devices)
     settings = {"batch_size": 2, "seed": 3, "strategy": devices} | settings
-    return driver.fit(model, IMAGES, task, [phase], **settings)
+    callbacks = settings.pop("callbacks", ())
+    return driver.fit(model, IMAGES, task, [phase], tfbp.Settings(**settings), callbacks=callbacks)
 
 
 def of(row, name):
@@ -139,8 +141,8 @@ def test_the_norms_are_those_of_a_tape_in_plain_keras():
     expected = np.sqrt(np.square(kernel).sum() + np.square(bias).sum())
 
     phase = Phase("below", "below", epochs=1, learning_rate=0.1, clip_norm=1e-3)
-    settings = {"batch_size": 4, "gradients": 9, "allow": ("random-frozen",)}
-    run = driver.fit(model, splits, Regression(), [phase], **settings)
+    settings = tfbp.Settings(batch_size=4, gradients=9, allow=("random-frozen",))
+    run = driver.fit(model, splits, Regression(), [phase], settings)
     (row,) = run.history
     assert of(row, "gradient_norm").keys() == {"below"}  # what is frozen has none
     assert row["gradient_norm/below"] == pytest.approx(expected, rel=1e-5)  # before clipping
@@ -164,7 +166,11 @@ def recurrence(factor):
     phase = Phase("fit", ".*", epochs=2, learning_rate=1e-12, optimizer="sgd")
     splits = Splits(Examples.from_arrays(x, y))
     return driver.fit(
-        model, splits, Regression(), [phase], batch_size=4, gradients=1, allow=("exploding",)
+        model,
+        splits,
+        Regression(),
+        [phase],
+        tfbp.Settings(batch_size=4, gradients=1, allow=("exploding",)),
     )
 
 
@@ -203,9 +209,9 @@ def test_layers_whose_gradients_vanish_or_explode_are_named_once(caplog, scale, 
             splits,
             Regression(),
             [phase],
-            batch_size=4,
-            gradients=1,
-            allow=("exploding", "dead-layer", "no-gradient"),
+            tfbp.Settings(
+                batch_size=4, gradients=1, allow=("exploding", "dead-layer", "no-gradient")
+            ),
         )
     messages = [record.message for record in caplog.records if "gradient" in record.message]
     assert len([message for message in messages if said in message]) == 1
@@ -216,7 +222,7 @@ def test_of_a_long_sequence_64_steps_are_logged_first_and_last_among_them():
     model = keras.Model(x, keras.layers.SimpleRNN(1, name="rnn")(x))
     splits = Splits(Examples.from_arrays(np.ones((2, 90, 1)), np.ones((2, 1))))
     phase = Phase("fit", ".*", epochs=1, learning_rate=0.1)
-    (row,) = driver.fit(model, splits, Regression(), [phase], gradients=1).history
+    (row,) = driver.fit(model, splits, Regression(), [phase], tfbp.Settings(gradients=1)).history
     steps = [int(name.partition("/")[2]) for name in of(row, "input_gradient_norm")]
     assert len(steps) == 64 and (steps[0], steps[-1]) == (1, 90)
 

@@ -52,7 +52,7 @@ def test_every_kind_of_source_gives_the_backbone_its_weights(tmp_path):
 
     for name in ("tiny.weights.h5", "tiny_notop.h5", "run"):
         backbone = network()
-        backbones.load(backbone, str(tmp_path / name))
+        backbones.load_backbone_weights(backbone, str(tmp_path / name))
         for ours, theirs in zip(backbone.get_weights(), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
@@ -69,7 +69,7 @@ def test_the_weights_of_another_architecture_are_refused(tmp_path, widths, kind)
         write_run(heads.swap_head(other, 3, preprocess=None), path)
     else:
         write_run(other, path)
-    load = backbones.load_whole if kind == "run_whole" else backbones.load
+    load = backbones.load_weights if kind == "run_whole" else backbones.load
     with pytest.raises(UserError, match="`weights` must hold the weights of 'tiny'") as caught:
         load(network(), str(path))
     assert repr(str(path)) in str(caught.value)
@@ -93,14 +93,14 @@ def test_a_source_that_cannot_be_read_is_refused(tmp_path, name, content, messag
         storage.write_manifest(tmp_path, [name])
     source = tmp_path if name in ("model.keras", "config.json") else path
     with pytest.raises(UserError, match="`weights` ") as caught:
-        backbones.load(network(), str(source))
+        backbones.load_backbone_weights(network(), str(source))
     assert message in str(caught.value)
 
 
 def test_a_run_without_a_backbone_of_that_name_lists_those_it_has(tmp_path):
     write_run(heads.swap_head(network(name="small"), 3, preprocess=None), tmp_path / "run")
     with pytest.raises(UserError, match=r"whose model contains 'tiny'[^$]*\n - small"):
-        backbones.load(network(), str(tmp_path / "run"))
+        backbones.load_backbone_weights(network(), str(tmp_path / "run"))
 
 
 def test_a_run_of_a_model_class_of_its_own_is_refused(tmp_path):
@@ -110,7 +110,7 @@ def test_a_run_of_a_model_class_of_its_own_is_refused(tmp_path):
     x = keras.Input((3,))
     write_run(Own(x, keras.layers.Dense(2)(x)), tmp_path / "run")
     with pytest.raises(UserError, match="must be a run whose model is of Keras's own classes"):
-        backbones.load(network(), str(tmp_path / "run"))
+        backbones.load_backbone_weights(network(), str(tmp_path / "run"))
 
 
 def test_a_he_start_has_the_variance_of_he_and_repeats_by_its_seed():
@@ -131,7 +131,7 @@ def test_a_he_start_keeps_the_signal_through_vgg16_where_keras_own_loses_it():
     def last_layer(model):
         return np.abs(keras.Model(model.input, model.get_layer("block5_conv3").output)(x)).mean()
 
-    he = backbones.build(keras.applications.VGG16, (32, 32, 3), "none", seed=0)
+    he = backbones.load_backbone(keras.applications.VGG16, (32, 32, 3), "none", seed=0)
     plain = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
     assert last_layer(he) > 10
     assert last_layer(plain) < 1
@@ -147,7 +147,7 @@ def test_a_he_start_keeps_the_signal_through_vgg16_where_keras_own_loses_it():
 )
 def test_images_that_the_backbone_cannot_take_are_refused(shape, message):
     with pytest.raises(UserError, match=message):
-        backbones.build(keras.applications.VGG16, shape, "none", seed=0)
+        backbones.load_backbone(keras.applications.VGG16, shape, "none", seed=0)
 
 
 def test_imagenet_weights_that_cannot_be_downloaded_are_one_error_with_the_other_ways(
@@ -158,7 +158,7 @@ def test_imagenet_weights_that_cannot_be_downloaded_are_one_error_with_the_other
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens: refused at once
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(UserError) as caught:
-        backbones.build(keras.applications.VGG16, (32, 32, 3), "imagenet", seed=0)
+        backbones.load_backbone(keras.applications.VGG16, (32, 32, 3), "imagenet", seed=0)
     file = tmp_path / "models" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     assert f"{file} is not there" in str(caught.value)
     ways = re.findall(r"`--weights=(\w+)`", str(caught.value))

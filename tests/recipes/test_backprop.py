@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfbp
 from tfbp import driver, recipe
 
 ONE = tf.distribute.get_strategy()
@@ -93,12 +94,14 @@ def test_the_gradients_are_central_finite_differences_in_float64(activation):
 
 def test_it_equals_mlp_step_by_step_from_equal_weights():
     settings = SMALL | {"activation": "tanh", "learning_rate": 0.3, "epochs": 6, "batch_size": 7}
-    runs = [driver._build(module, module.Config(**settings), ONE) for module in (BACKPROP, MLP)]
+    runs = [driver.build(module, module.Config(**settings), ONE) for module in (BACKPROP, MLP)]
     runs[1].model.set_weights(runs[0].model.get_weights())
     paths = [Path(), Path()]
 
     for it, path in zip(runs, paths, strict=True):
-        driver.fit(it.model, it.splits, it.task, it.phases, batch_size=7, callbacks=[path])
+        driver.fit(
+            it.model, it.splits, it.task, it.phases, tfbp.Settings(batch_size=7), callbacks=[path]
+        )
 
     assert len(paths[0].weights) == settings["epochs"]
     for ours, theirs in zip(*(path.weights for path in paths), strict=True):
@@ -110,8 +113,8 @@ def test_it_equals_mlp_step_by_step_from_equal_weights():
 def test_its_mean_accuracy_on_digits_over_five_seeds(module, least):
     accuracies = []
     for seed in range(5):
-        it = driver._build(module, module.Config(seed=seed), ONE)
-        run = driver.fit(it.model, it.splits, it.task, it.phases, seed=seed)
+        it = driver.build(module, module.Config(seed=seed), ONE)
+        run = driver.fit(it.model, it.splits, it.task, it.phases, tfbp.Settings(seed=seed))
         accuracies.append(run.result["metrics"]["test"]["accuracy"])
 
     assert np.mean(accuracies) >= least
@@ -119,7 +122,7 @@ def test_its_mean_accuracy_on_digits_over_five_seeds(module, least):
 
 def test_layers_that_do_not_take_the_examples_are_refused():
     with pytest.raises(recipe.UserError, match="`layers` must begin with the 6 values"):
-        driver._build(BACKPROP, BACKPROP.Config(data=SMALL["data"], layers=(5, 3)), ONE)
+        driver.build(BACKPROP, BACKPROP.Config(data=SMALL["data"], layers=(5, 3)), ONE)
 
 
 def test_its_own_gradients_are_computed_in_full_precision_alone():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfbp
 from tfbp import driver, recipe
 
 ONE = tf.distribute.get_strategy()
@@ -45,28 +46,30 @@ class Path(keras.callbacks.Callback):
 @pytest.mark.parametrize("bias", [True, False])
 def test_every_step_is_that_of_the_closed_form(data, bias):
     config = MODULE.Config(data=data, bias=bias, epochs=40)
-    it = driver._build(MODULE, config, ONE)
+    it = driver.build(MODULE, config, ONE)
     path = Path()
 
-    driver.fit(it.model, it.splits, it.task, it.phases, batch_size=100, callbacks=[path])
+    driver.fit(
+        it.model, it.splits, it.task, it.phases, tfbp.Settings(batch_size=100), callbacks=[path]
+    )
 
     expected = descend(*design(it, bias), config.learning_rate, config.epochs)[..., 0]
     np.testing.assert_allclose(path.steps, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_on_proportional_data_the_slope_goes_to_one():
-    it = driver._build(MODULE, MODULE.Config(data="proportional", bias=False, epochs=200), ONE)
+    it = driver.build(MODULE, MODULE.Config(data="proportional", bias=False, epochs=200), ONE)
 
-    driver.fit(it.model, it.splits, it.task, it.phases, batch_size=100)
+    driver.fit(it.model, it.splits, it.task, it.phases, tfbp.Settings(batch_size=100))
 
     assert it.model.get_weights()[0].item() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_default_run_reaches_least_squares():
     config = MODULE.Config()
-    it = driver._build(MODULE, config, ONE)
+    it = driver.build(MODULE, config, ONE)
 
-    driver.fit(it.model, it.splits, it.task, it.phases, batch_size=config.batch_size)
+    driver.fit(it.model, it.splits, it.task, it.phases, tfbp.Settings(batch_size=config.batch_size))
 
     best, *_ = np.linalg.lstsq(*design(it, bias=True), rcond=None)
     ours = np.concatenate([np.ravel(weight) for weight in it.model.get_weights()])
@@ -77,7 +80,7 @@ def test_the_default_run_reaches_least_squares():
 @pytest.mark.parametrize("rule", ["adam", "adagrad", "rmsprop"])
 def test_another_rule_takes_the_step_that_keras_takes(rule):
     config = MODULE.Config(optimizer=rule, epochs=5)
-    it = driver._build(MODULE, config, ONE)
+    it = driver.build(MODULE, config, ONE)
     x, y = it.splits.train.read(tf.range(it.splits.train.size))
     plain = keras.models.clone_model(keras.Sequential(it.model.layers))
     plain.compile(
@@ -85,7 +88,7 @@ def test_another_rule_takes_the_step_that_keras_takes(rule):
     )
     plain.fit(x, y, batch_size=100, epochs=5, shuffle=False, verbose=0)
 
-    driver.fit(it.model, it.splits, it.task, it.phases, batch_size=100)
+    driver.fit(it.model, it.splits, it.task, it.phases, tfbp.Settings(batch_size=100))
 
     for ours, theirs in zip(it.model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

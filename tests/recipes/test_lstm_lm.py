@@ -28,7 +28,7 @@ def text(tmp_path):
 
 
 def build(text, **settings):
-    return driver._build(MODULE, MODULE.Config(data=text, **(TINY | settings)), ONE)
+    return driver.build(MODULE, MODULE.Config(data=text, **(TINY | settings)), ONE)
 
 
 def test_the_default_model_is_that_of_the_description():
@@ -84,7 +84,9 @@ def test_tied_embeddings_have_no_output_kernel(text):
 def test_an_earlier_run_is_fine_tuned_with_its_own_vocabulary(text, tmp_path):
     first = build(text, tokens="char")
     folder = tmp_path / "run"
-    tfbp.fit(first.model, first.splits, first.task, first.phases, workdir=str(folder))
+    tfbp.fit(
+        first.model, first.splits, first.task, first.phases, tfbp.Settings(workdir=str(folder))
+    )
     other = tmp_path / "other.txt"
     other.write_text("zebras sit. " * 60)
 

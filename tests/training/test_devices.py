@@ -15,6 +15,7 @@ from tfbp.resuming.checkpoints import Checkpoints
 from tfbp.resuming.state import Position
 from tfbp.tasks.classification import Classification
 from tfbp.training import batches, loop, optimizer
+from tfbp.training.evaluator import Evaluator
 from tfbp.training.phase import Phase
 from tfbp.workers import strategy
 
@@ -91,21 +92,23 @@ def train(
     loop.build(model, data, where)
     if start:
         run_state.restore(model, *start, where)
+    hooks = loop.Hooks(keras.callbacks.CallbackList([log], model=model))
+    if save:
+        vars(hooks)["after_call"] = lambda step: save(model, step)
     loop.train(
         model,
         data,
         where,
+        hooks,
         epochs=2,
         batch_size=batch_size,
         seed=1,
         start=start[0].step if start else 0,
-        callbacks=keras.callbacks.CallbackList([log], model=model),
-        after_call=lambda step: save and save(model, step),
         on_nan="stop" if spoilt is None else "skip",
     )
     assert update.skipped == (0 if spoilt is None else 2)
     update.settle()
-    measured = loop.Measure(model, task, where)(data, batch_size)
+    measured = Evaluator(model, task, where)(data, batch_size)
     return model.get_weights(), log.epochs, measured
 
 

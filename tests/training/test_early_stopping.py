@@ -12,6 +12,7 @@ from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.modeling import freezing
 from tfbp.resuming import checkpoints as run_checkpoints
+from tfbp.settings import Settings
 from tfbp.tasks.classification import Classification
 from tfbp.training import loop
 from tfbp.training.early_stopping import EarlyStopping
@@ -43,9 +44,10 @@ def splits():
     )
 
 
-def fit(phases=PHASES, allow=("imbalance", "class-missing"), **settings):
-    settings = {"batch_size": 2, "allow": allow} | settings
-    return driver.fit(network(), splits(), Classification("ab"), phases, **settings)
+def fit(phases=PHASES, allow=("imbalance", "class-missing"), callbacks=(), **settings):
+    settings = Settings(batch_size=2, allow=allow, **settings)
+    task = Classification("ab")
+    return driver.fit(network(), splits(), task, phases, settings, callbacks=callbacks)
 
 
 def judge(stopping, model, losses):

@@ -10,6 +10,7 @@ from tfbp.modeling import freezing
 from tfbp.tasks.classification import Classification
 from tfbp.tasks.regression import Regression
 from tfbp.training import batches, loop, optimizer
+from tfbp.training.evaluator import Evaluator
 from tfbp.training.phase import Phase
 
 ONE = tf.distribute.get_strategy()
@@ -72,12 +73,15 @@ def train(
     epochs=2,
     phase=None,
     log=None,
+    watch=0,
+    called=(),
     **settings,
 ):
     """Trains a model, and returns the log.
 
     Args:
         phase: further settings of the phase; `settings` are of the loop.
+        called: name of a hook → function in its place.
     """
     task = task or Classification("abc")
     phase = Phase("fit", ".*", epochs=epochs, learning_rate=rate, optimizer=rule, **(phase or {}))
@@ -87,14 +91,16 @@ def train(
     model.compile(update, **losses, auto_scale_loss=False)
     examples, log = Examples.from_arrays(x, y), log or Log()
     loop.build(model, examples, ONE)
+    hooks = loop.Hooks(keras.callbacks.CallbackList([log], model=model), watch)
+    vars(hooks).update(called)
     log.steps = loop.train(
         model,
         examples,
         ONE,
+        hooks,
         epochs=epochs,
         batch_size=batch_size,
         seed=5,
-        callbacks=keras.callbacks.CallbackList([log], model=model),
         **settings,
     )
     return log
@@ -513,7 +519,7 @@ def test_after_ten_skipped_updates_it_stops_and_epochs_of_them_alone_measure_not
 def test_measuring_gives_each_example_once_in_its_own_order_without_dropout():
     x = keras.Input((4,))
     model = keras.Model(x, keras.layers.Dense(3)(keras.layers.Dropout(0.5)(x)))
-    measure = loop.Measure(model, Classification("abc"), ONE)
+    measure = Evaluator(model, Classification("abc"), ONE)
     for batch_size in (1, 8, 23, 64):
         found = measure(Examples.from_arrays(X, LABELS), batch_size)
         np.testing.assert_array_equal(found["label"], LABELS)
@@ -532,7 +538,7 @@ def test_measuring_traces_a_smaller_last_batch_and_another_batch_size_with_the_f
             traces.append(x.shape)
             return super().per_example(x, y, outputs)
 
-    measure = loop.Measure(model, Traced("abc"), ONE)
+    measure = Evaluator(model, Traced("abc"), ONE)
     examples = Examples.from_arrays(X, LABELS)
     for batch_size in (8, 5, 8):
         assert len(measure(examples, batch_size)["label"]) == 23

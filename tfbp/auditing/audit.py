@@ -24,6 +24,7 @@ from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 from tfbp.finding import IDS, AuditFailed, Finding
 from tfbp.modeling import freezing
+from tfbp.settings import DEFAULTS, Settings
 from tfbp.tasks import sample_outputs
 from tfbp.tasks.task import Task
 from tfbp.training.phase import Phase
@@ -33,9 +34,9 @@ def audit(
     model: keras.Model,
     splits: Splits,
     task: Task,
-    phases: Sequence[Phase],
+    phases: Phase | Sequence[Phase],
+    settings: Settings = DEFAULTS,
     *,
-    allow: Sequence[str] = (),
     backbone: keras.Model | Sequence[keras.Model] = (),
 ) -> list[Finding]:
     """Looks for what would silently go wrong in a training; errors come first.
@@ -44,42 +45,27 @@ def audit(
 
     Args:
         model: a built model, as `tfbp.fit` takes it.
-        allow: ids of findings that are accepted, and not returned.
+        settings: `allow` has the ids of findings that are accepted, and not returned.
         backbone: the pretrained models that are meant to be part of `model`.
 
     Raises:
-        tfbp.UserError: an unknown id, a phase that does not fit the model, or model, examples and
+        tfbp.UserError: a phase that does not fit the model, or model, examples and
             task cannot run together at all.
     """
-    every = findings(model, splits, task, phases, allow=allow, backbone=backbone)
-    allow = accepted_ids(allow)
-    return [finding for finding in every if finding.id not in allow]
-
-
-def accepted_ids(allow: str | Sequence[str]) -> tuple[str, ...]:
-    """Returns the ids of findings that `allow` names, one or several.
-
-    Raises:
-        tfbp.UserError: an unknown id.
-    """
-    allow = (allow,) if isinstance(allow, str) else tuple(allow)
-    for name in allow:
-        if name not in IDS:
-            raise mistake("allow", "must be ids of findings", name, IDS)
-    return allow
+    every = findings(model, splits, task, phases, settings, backbone=backbone)
+    return [finding for finding in every if finding.id not in settings.allow]
 
 
 def findings(
     model: keras.Model,
     splits: Splits,
     task: Task,
-    phases: Sequence[Phase],
+    phases: Phase | Sequence[Phase],
+    settings: Settings = DEFAULTS,
     *,
-    allow: Sequence[str] = (),
     backbone: keras.Model | Sequence[keras.Model] = (),
 ) -> list[Finding]:
     """Returns the findings of `audit`, those that are accepted too."""
-    allow = accepted_ids(allow)
     if not isinstance(model, keras.Model):
         raise mistake("model", "must be a Keras model", model)
     phases = [phases] if isinstance(phases, Phase) else phases
@@ -90,7 +76,7 @@ def findings(
         # First, since it looks on while the model is called; the others look at the outputs.
         result = [*preprocessing.findings(model, splits, backbones)]
         mismatch = [*losses.findings(model, splits, task)]
-        refused = bool(mismatch) and "loss-mismatch" not in allow
+        refused = bool(mismatch) and "loss-mismatch" not in settings.allow
         if not refused:  # What cannot run at all is accepted by nobody.
             task.check(model, splits.train)
         result += mismatch
@@ -116,7 +102,6 @@ def enforce(findings: Sequence[Finding], allow: Sequence[str]) -> list[dict[str,
     Raises:
         AuditFailed: names the errors that are not accepted.
     """
-    allow = accepted_ids(allow)
     accepted = [finding for finding in findings if finding.id in allow]
     left = [finding for finding in findings if finding.id not in allow]
     for finding in accepted:

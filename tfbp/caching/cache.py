@@ -1,6 +1,6 @@
 """What a frozen prefix answers is computed once for each example; the phases learn from that.
 
-with FeatureCache(settings, model, splits, task, phases, seed) as cache:
+with FeatureCache(settings, model, splits, task, phases) as cache:
     source = cache.source(index, frozen)  # the model is frozen for the phase, its weights are there
     loop.train(source.model, source.train, …)  # as with the model and its examples
 """
@@ -27,9 +27,10 @@ from tfbp.caching.prefix import OnFeatures, Prefix
 from tfbp.caching.row_file import Progress
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
-from tfbp.errors import UserError, mistake
+from tfbp.errors import UserError
 from tfbp.modeling import freezing
 from tfbp.modeling.freezing import Frozen
+from tfbp.settings import Settings
 from tfbp.tasks.task import Task
 from tfbp.training.phase import Phase
 
@@ -39,39 +40,6 @@ MULTIPLY_ADDS_PER_SECOND = 6e10
 BYTES_PER_SECOND = 1e9
 SECONDS_TO_OPEN = 0.5
 _CHANGES = "augmentation makes each epoch's images anew; `cached_views=K` keeps K of each"
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How features are cached.
-
-    Attributes:
-        on: whether they are.
-        folder: holds the caches; "": `tfbp` in $XDG_CACHE_HOME, or in ~/.cache.
-        limit_gb: what all caches there may take together, in 10⁹ bytes.
-        views: augmented views of each training example that epochs cycle through; 0: each epoch
-            has its own, which cannot be cached.
-        half: whether floats are stored as float16.
-    """
-
-    on: bool = True
-    folder: str = ""
-    limit_gb: float = 10.0
-    views: int = 0
-    half: bool = False
-
-    def __post_init__(self):
-        if not self.limit_gb >= 0:
-            raise mistake("cache_gb", "must be at least 0", self.limit_gb)
-        if not isinstance(self.views, int) or self.views < 0:
-            raise mistake("cached_views", "must be zero or a positive whole number", self.views)
-
-    @property
-    def path(self) -> pathlib.Path:
-        if self.folder:
-            return pathlib.Path(self.folder)
-        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        return pathlib.Path(caches) / "tfbp"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +83,9 @@ class FeatureCache:
     """The feature caches of one run, which are let go of at the end of the `with` block.
 
     Args:
-        settings: how.
+        settings: of the run; `seed` is that of its augmentation.
         model, splits, task, phases: of the run. Only what trains or validates is cached: test
             examples are seen once.
-        seed: of the run's augmentation.
     """
 
     def __init__(
@@ -128,10 +95,9 @@ class FeatureCache:
         splits: Splits,
         task: Task,
         phases: Sequence[Phase],
-        seed: int,
     ):
-        self._settings = settings
-        self._model, self._task, self._phases, self._seed = model, task, phases, seed
+        self._settings, self._seed = settings, settings.seed
+        self._model, self._task, self._phases = model, task, phases
         self._train, self._validation = splits.train, splits.validation
         self._open: dict[str, Features] = {}
         self._described: dict[int, str] = {}
@@ -160,7 +126,7 @@ class FeatureCache:
                 the phase begins with.
             progress: from the name of a split to what is told how many features are there.
         """
-        if self._settings.on and self._changes:  # Whatever the model is.
+        if self._settings.cache and self._changes:  # Whatever the model is.
             return self.whole(_CHANGES)
         found, obstacle = self._found.pop(index, None) or self._find(index, frozen)
         if obstacle:
@@ -195,12 +161,12 @@ class FeatureCache:
             return Outlook(obstacle=obstacle)
         parts = [part for part in (self._train, self._validation) if part]
         rows = sum(map(cached_examples.rows, parts))
-        size = features.row_bytes(found.specs, half=self._settings.half)
+        size = features.row_bytes(found.specs, half=self._settings.cache_half)
         if obstacle:
             return Outlook(found.cut, found.saves, rows, rows * size, obstacle=obstacle)
-        limit = self._settings.limit_gb * features.GB
+        limit = self._settings.cache_gb * features.GB
         try:
-            fits = min(rows, budget.obtainable(self._settings.path, "planned", limit) // size)
+            fits = min(rows, budget.obtainable(folder_of(self._settings), "planned", limit) // size)
         except UserError as error:
             return Outlook(found.cut, found.saves, rows, rows * size, obstacle=str(error))
         if fits < rows:
@@ -209,7 +175,7 @@ class FeatureCache:
 
     def _find(self, index: int, frozen: Frozen) -> tuple[Prefix | None, str]:
         """Returns the prefix of a phase, and why it is not to be cached; "": it is."""
-        if not self._settings.on:
+        if not self._settings.cache:
             return None, "the cache is off"
         found = prefix.find(self._model, frozen)
         if found is None:
@@ -229,7 +195,7 @@ class FeatureCache:
             readings += 1  # The result measures the training examples once more.
         if readings <= 1:
             return "each example is read only once"
-        if seconds_saved(found, self._settings.half, rows, readings) <= 0:
+        if seconds_saved(found, self._settings.cache_half, rows, readings) <= 0:
             return "reading it would take longer than computing it"
         return ""
 
@@ -285,7 +251,7 @@ class FeatureCache:
         for each in sorted(caches, key=lambda each: each.multiply_adds):
             compute = self._computing(each, examples, earlier)
             caches[each].fill(compute, progress)
-            if not self._settings.half:  # Rounded once, not once for each cut.
+            if not self._settings.cache_half:  # Rounded once, not once for each cut.
                 earlier = each, caches[each]
         return CachedExamples(examples, first, caches[first], self._seed)
 
@@ -294,12 +260,12 @@ class FeatureCache:
         if key not in self._open:
             settings = self._settings
             self._open[key] = Features(
-                settings.path,
+                folder_of(settings),
                 key,
                 cached_examples.rows(examples),
                 found.specs,
-                limit_gb=settings.limit_gb,
-                half=settings.half,
+                limit_gb=settings.cache_gb,
+                half=settings.cache_half,
             )
         return self._open[key]
 
@@ -336,6 +302,14 @@ class FeatureCache:
             return apply_rest(cache.read(rows), training=False)
 
         return lambda rows: (rest if rows[-1] < cache.filled else whole)(rows)
+
+
+def folder_of(settings: Settings) -> pathlib.Path:
+    """Returns the folder of the caches: `cache_dir`, or `tfbp` in $XDG_CACHE_HOME or ~/.cache."""
+    if settings.cache_dir:
+        return pathlib.Path(settings.cache_dir)
+    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(caches) / "tfbp"
 
 
 def seconds_saved(found: Prefix, half: bool, rows: int, readings: float) -> float:

@@ -167,12 +167,12 @@ def _log() -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    def filter(self, record):
+    def filter(self, record: logging.LogRecord) -> bool:
         ours = record.pathname.startswith(os.path.dirname(tfbp.__file__))
         # TensorFlow's own logger has a handler already.
         return record.name == "absl" and (ours or record.levelno >= logging.WARNING)
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         lines = ("Warning: " if record.levelno >= logging.WARNING else "") + record.getMessage()
         if record.exc_info:
             lines += f"\n{logging.Formatter().formatException(record.exc_info)}"

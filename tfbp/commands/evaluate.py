@@ -5,22 +5,23 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from tfbp import driver, recipe
+from tfbp import driver
 from tfbp.commands import flags, metrics
 from tfbp.errors import mistake
+from tfbp.settings import Fields, field
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(flags.Settings):
-    split: str = recipe.field("test", "which examples", choices=("train", "validation", "test"))
-    json: bool = recipe.field(False, "print one JSON object")
+class EvaluateFlags(Fields):
+    split: str = field("test", "which examples", choices=("train", "validation", "test"))
+    json: bool = field(False, "print one JSON object")
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    settings, rest = flags.parse(Settings, arguments, about=__doc__)
+    settings, rest = flags.parse(EvaluateFlags, arguments, about=__doc__)
     if len(rest) != 1:
         raise mistake("RUN", "must be one run's directory", " ".join(rest))
-    run = driver.open_run(rest[0], recipes_folder)
+    run = driver.load(rest[0], recipes_folder)
     examples = getattr(run.splits, settings.split)
     if examples is None:
         raise mistake("split", "must be one that the run's data has", settings.split)

@@ -11,13 +11,14 @@ from tfbp.commands import flags, metrics
 from tfbp.errors import mistake
 from tfbp.exporting import inspection, layout
 from tfbp.reporting.table import table
+from tfbp.settings import Fields
 
 # Labels that are printed; the file holds them all.
 LABELS = 20
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    _, rest = flags.parse(flags.Settings, arguments, about=__doc__)
+    _, rest = flags.parse(Fields, arguments, about=__doc__)
     if len(rest) != 1:
         raise mistake("inspect", "must be given one SAVED_MODEL", " ".join(rest))
     folder = layout.newest(pathlib.Path(rest[0]))

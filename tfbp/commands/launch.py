@@ -22,9 +22,9 @@ from typing import IO
 
 from absl import logging
 
-from tfbp import recipe
 from tfbp.commands import flags
 from tfbp.errors import mistake
+from tfbp.settings import Fields, field
 
 POLL_SECONDS = 0.1
 # From the request to stop to the kill: longer than a worker waits for one that is lost.
@@ -40,20 +40,21 @@ import ctypes, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 from tfbp import commands
+from tfbp.settings import Fields, field
 sys.exit(commands.main(sys.argv[1], sys.argv[2:]))
 """
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(flags.Settings):
-    workers: int = recipe.field(2, "processes to start", low=1)
-    cores_each: int = recipe.field(0, "cores of each, which no other has; 0: all have all", low=0)
+class LaunchFlags(Fields):
+    workers: int = field(2, "processes to start", low=1)
+    cores_each: int = field(0, "cores of each, which no other has; 0: all have all", low=0)
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> int:
     """Returns the exit code of the first worker that failed, 75 if it was killed, 0 if none did."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    settings, rest = flags.parse(Settings, arguments[:end], about=__doc__)
+    settings, rest = flags.parse(LaunchFlags, arguments[:end], about=__doc__)
     command = arguments[end + 1 :]
     if rest or command[:1] != ["run"]:
         rule = "must have a run to start after --, as in: launch --workers=2 -- run RECIPE …"

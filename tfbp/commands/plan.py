@@ -12,26 +12,25 @@ import pathlib
 from collections.abc import Sequence
 
 from tfbp import driver
-from tfbp import recipe as recipes
 from tfbp.caching.cache import Outlook
 from tfbp.commands import flags
 from tfbp.reporting.table import table
 from tfbp.running.plan import Group, PhasePlan
-from tfbp.training.phase import Phase
+from tfbp.settings import Fields, field
 
 SHOWN = 3  # of the tensors at a cut
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class PlanFlags(Fields):
     """What `plan` takes beside a recipe's own flags."""
 
-    time: bool = recipes.field(False, "estimate time and memory, from a few steps of each phase")
+    time: bool = field(False, "estimate time and memory, from a few steps of each phase")
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     module, config = flags.recipe_and_config(
-        recipes_folder, arguments, about=__doc__, also=Settings
+        recipes_folder, arguments, about=__doc__, also=PlanFlags
     )
     plan = driver.plan(module, config, time=config.time)
     print("\n\n".join(map(_text, plan.phases)))
@@ -45,20 +44,15 @@ def _text(plan: PhasePlan) -> str:
     length = f"{phase.epochs:,} epochs, {plan.steps:,} steps"
     if plan.updates != plan.steps:
         length += f", {plan.updates:,} updates"
-    head = f"{phase.name}: {length}, {phase.optimizer}, {phase.schedule} rate{_rest(phase)}"
+    head = f"{phase.name}: {length}, {phase.optimizer}, {phase.schedule} rate{_rest(plan)}"
     rows = [("", "layers", "trains", "frozen", "statistics", "learning rate")]
-    total = Group(
-        "total",
-        *(
-            sum(getattr(group, name) for group in plan.groups)
-            for name in ("layers", "trains", "frozen", "statistics")
-        ),
-        rates=(),
-    )
-    rows += [
-        (group.name, *(f"{count:,}" for count in _counts(group)), _range(group.rates))
-        for group in (*plan.groups, total)
-    ]
+    counts = [_counts(group) for group in plan.groups]
+    names = [*(group.name for group in plan.groups), "total"]
+    rates = [*(_range(group.rates) for group in plan.groups), ""]
+    total = tuple(map(sum, zip(*counts, strict=True)))
+    for name, numbers, rate in zip(names, [*counts, total], rates, strict=True):
+        layers, trains, frozen, statistics = (f"{number:,}" for number in numbers)
+        rows.append((name, layers, trains, frozen, statistics, rate))
     lines = [head, table(rows, numbers=[1, 2, 3, 4])]
     lines.append(_features(plan.features))
     if plan.cost:
@@ -92,11 +86,16 @@ def _range(rates: Sequence[float]) -> str:
     return " to ".join(f"{rate:g}" for rate in dict.fromkeys((*rates[:1], *rates[-1:])))
 
 
-def _rest(phase: Phase) -> str:
-    """Returns the settings that stand nowhere else in the text and are not at their default."""
-    said = ("name", "trainable", "epochs", "learning_rate", "optimizer", "schedule")
-    return "".join(
-        f", {item.name} {getattr(phase, item.name)}"
-        for item in dataclasses.fields(phase)
-        if item.name not in said and getattr(phase, item.name) != item.default
-    )
+def _rest(plan: PhasePlan) -> str:
+    """Returns the settings that stand nowhere else in the text and are not at their default, or
+    are not the recipe's own.
+    """
+    shown = ("name", "trainable", "epochs", "learning_rate", "optimizer", "schedule")
+    text = ""
+    for item in dataclasses.fields(plan.phase):
+        value = getattr(plan.phase, item.name)
+        if item.name in plan.overridden:
+            text += f", {item.name} {value} (the recipe's phase: {plan.overridden[item.name]})"
+        elif item.name not in shown and value != item.default:
+            text += f", {item.name} {value}"
+    return text

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfbp import recipe
 from tfbp.commands import flags
 from tfbp.data import images
 from tfbp.errors import UserError, mistake
 from tfbp.exporting import inspection, layout
 from tfbp.reporting.table import table
+from tfbp.settings import Fields, field
 
 BATCH = 32
 # The first of these that a model has is called.
@@ -32,18 +32,18 @@ Row = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(flags.Settings):
-    json: bool = recipe.field(False, "print one JSON object a line, with all that is answered")
-    length: int = recipe.field(200, "of a prompt: tokens to write", low=0)
-    temperature: float = recipe.field(
+class PredictFlags(Fields):
+    json: bool = field(False, "print one JSON object a line, with all that is answered")
+    length: int = field(200, "of a prompt: tokens to write", low=0)
+    temperature: float = field(
         0.8, "of a prompt: 0 takes the likeliest token, 1 draws as the model says", low=0
     )
-    top_k: int = recipe.field(0, "of a prompt: draw from so many likeliest tokens; 0: all", low=0)
-    seed: int = recipe.field(0, "of a prompt: the same seed draws the same text", low=0)
+    top_k: int = field(0, "of a prompt: draw from so many likeliest tokens; 0: all", low=0)
+    seed: int = field(0, "of a prompt: the same seed draws the same text", low=0)
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    settings, rest = flags.parse(Settings, arguments, about=__doc__)
+    settings, rest = flags.parse(PredictFlags, arguments, about=__doc__)
     if len(rest) < 2:
         raise mistake("predict", "must be given SAVED_MODEL and at least one INPUT", " ".join(rest))
     folder, inputs = layout.newest(pathlib.Path(rest[0])), rest[1:]

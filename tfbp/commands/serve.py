@@ -16,54 +16,55 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from tfbp import commands, recipe
+from tfbp import commands
 from tfbp.commands import flags
 from tfbp.errors import UserError, mistake
 from tfbp.serving.limits import Limits
+from tfbp.settings import Fields, field
 
 POLL_SECONDS = 0.1
 _DEFAULT = Limits()
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(flags.Settings):
-    port: int = recipe.field(8501, "port of REST; 0 takes a free one", low=0, high=65535)
-    grpc_port: int = recipe.field(8500, "port of gRPC; 0 takes a free one", low=0, high=65535)
-    host: str = recipe.field(
+class ServeFlags(Fields):
+    port: int = field(8501, "port of REST; 0 takes a free one", low=0, high=65535)
+    grpc_port: int = field(8500, "port of gRPC; 0 takes a free one", low=0, high=65535)
+    host: str = field(
         "127.0.0.1", "address to listen on; another than loopback needs --token or --insecure"
     )
-    token: str = recipe.field("", "what clients must send as Authorization: Bearer …")
-    insecure: bool = recipe.field(False, "let every machine that reaches --host ask")
-    labels: tuple[str, ...] = recipe.field(
+    token: str = field("", "what clients must send as Authorization: Bearer …")
+    insecure: bool = field(False, "let every machine that reaches --host ask")
+    labels: tuple[str, ...] = field(
         (), "versions that stay loaded under a name: MODEL/LABEL=VERSION"
     )
-    print_config: bool = recipe.field(
+    print_config: bool = field(
         False, "write models.config and batching.config for tensorflow_model_server, and end"
     )
-    max_batch_size: int = recipe.field(
+    max_batch_size: int = field(
         _DEFAULT.max_batch_size, "rows of a request, and of a batch of requests", low=1
     )
-    batch_timeout_ms: float = recipe.field(
+    batch_timeout_ms: float = field(
         _DEFAULT.batch_timeout_ms, "how long a batch waits for more rows, milliseconds", low=0
     )
-    max_queue: int = recipe.field(_DEFAULT.max_queue, "requests that wait for one signature", low=1)
-    max_concurrency: int = recipe.field(
+    max_queue: int = field(_DEFAULT.max_queue, "requests that wait for one signature", low=1)
+    max_concurrency: int = field(
         _DEFAULT.max_concurrency, "requests that are worked on at once", low=1
     )
-    max_body_bytes: int = recipe.field(_DEFAULT.max_body_bytes, "size of a request", low=1)
-    max_json_depth: int = recipe.field(
+    max_body_bytes: int = field(_DEFAULT.max_body_bytes, "size of a request", low=1)
+    max_json_depth: int = field(
         _DEFAULT.max_json_depth, "lists and objects in each other", low=1, high=500
     )
-    max_image_pixels: int = recipe.field(
+    max_image_pixels: int = field(
         _DEFAULT.max_image_pixels, "height times width of an encoded image", low=1
     )
-    deadline_seconds: float = recipe.field(
+    deadline_seconds: float = field(
         _DEFAULT.deadline_seconds, "from a request to its answer", low=0.01
     )
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    settings, rest = flags.parse(Settings, arguments, about=__doc__)
+    settings, rest = flags.parse(ServeFlags, arguments, about=__doc__)
     if len(rest) != 1:
         raise mistake("serve", "must be given one folder, SAVED_MODELS", " ".join(rest))
     folder = pathlib.Path(rest[0])

@@ -20,7 +20,7 @@ from tfbp.data.vocabulary import Kind, Vocabulary
 from tfbp.errors import UserError, mistake
 
 
-def load(
+def load_data(
     spec: str,
     *,
     seed: int,

@@ -16,7 +16,7 @@ STARTS = ("none", "random")
 MODEL_FILE = "model.keras"
 
 
-def build(
+def load_backbone(
     architecture: Callable[..., keras.Model], shape: Sequence[int], weights: str, seed: int
 ) -> keras.Model:
     """Returns a model of `keras.applications` without its top, with weights.
@@ -44,7 +44,7 @@ def build(
     elif weights == IMAGENET:
         return _imagenet(architecture, shape)
     else:
-        load(backbone, weights)
+        load_backbone_weights(backbone, weights)
     return backbone
 
 
@@ -61,7 +61,7 @@ def he_start(model: keras.Model, seed: int) -> None:
             layer.kernel_initializer = draw  # by which the audit knows a random start again
 
 
-def load(backbone: keras.Model, source: str) -> None:
+def load_backbone_weights(backbone: keras.Model, source: str) -> None:
     """Loads weights into a backbone.
 
     Args:
@@ -90,15 +90,18 @@ def load(backbone: keras.Model, source: str) -> None:
         raise mistake("weights", rule, source) from error
 
 
-def load_whole(model: keras.Model, source: str) -> None:
-    """Loads all weights of a model.
+def load_weights(model: keras.Model, source: str | None) -> keras.Model:
+    """Loads all weights of a model, and returns it.
 
     Args:
-        source: a `.weights.h5` file, or the directory of an earlier run of an equal model.
+        source: a `.weights.h5` file, or the directory of an earlier run of an equal model; None:
+            the weights stay as they are.
 
     Raises:
-        tfbp.UserError: as `load`.
+        tfbp.UserError: as `load_backbone_weights`.
     """
+    if source is None:
+        return model
     path = pathlib.Path(source)
     if path.is_dir():
         path = _model_of_run(path, source)
@@ -107,6 +110,7 @@ def load_whole(model: keras.Model, source: str) -> None:
     else:
         weight_files.check_name(source)
     weight_files.load(model, path, source)
+    return model
 
 
 def _model_of_run(directory: pathlib.Path, source: str) -> pathlib.Path:

@@ -32,7 +32,7 @@ Preprocessing = Callable[[keras.KerasTensor], keras.KerasTensor] | None
 
 def swap_head(
     backbone: keras.Model,
-    classes: int | Sequence[str],
+    classes: int | Sequence[str] | None,
     *,
     hidden: Sequence[int] = (),
     dropout: float = 0.0,
@@ -46,7 +46,7 @@ def swap_head(
     Args:
         backbone: images [batch, height, width, channels] → features [batch, height', width', c],
             which are averaged over space, or [batch, c].
-        classes: the number of classes, or their names.
+        classes: the number of classes, or their names; None, of data without labels, is refused.
         hidden: units of dense ReLU layers before the last one.
         dropout: rate of the dropout before each dense layer, 0 to below 1.
         preprocess: maps float32 images of 0 to 255 to what the backbone was trained on: a function
@@ -60,7 +60,7 @@ def swap_head(
         tfbp.UserError: fewer than two classes, a size or rate out of range, a backbone that "auto"
             does not know or whose output is neither features nor a feature map.
     """
-    width = len(classes) if hasattr(classes, "__len__") else int(classes)
+    width = classes if isinstance(classes, int) else len(classes or ())
     if width < 2:
         raise mistake("classes", "must be at least 2", classes)
     if not 0 <= dropout < 1:

@@ -48,9 +48,6 @@ class Position:
     gradients: dict | None = None
 
 
-Place = Position  # until its callers in tfbp/running say Position
-
-
 @dataclasses.dataclass(frozen=True)
 class State:
     """The arrays of a checkpoint.

@@ -1,4 +1,4 @@
-"""A run's directory: what was asked (`flags.txt`, `config.json`), and what came out (`result.json`,
+"""A run's directory: what it is (`flags.txt`, `config.json`), and what came out (`result.json`,
 `history.csv`, `model.keras`, `tensorboard/`). A run has ended when its `manifest.json` is there.
 """
 
@@ -23,17 +23,19 @@ HISTORY, MODEL, CHECKPOINTS, TENSORBOARD = (
     "checkpoints",
     "tensorboard",
 )
+# Characters of a value that a message shows.
+LONGEST = 60
 # What is read of a run that has ended.
 FILES = (CONFIG, RESULT, HISTORY, MODEL)
 
 
-def next_or_unfinished(folder: str | os.PathLike, asked: dict) -> pathlib.Path:
-    """Returns the newest unfinished run in `folder` that was asked the same, or the next number."""
+def next_or_unfinished(folder: str | os.PathLike, identity: dict) -> pathlib.Path:
+    """Returns the newest unfinished run of this identity in `folder`, or the next number."""
     folder = pathlib.Path(folder)
     for number in reversed(_numbers(folder)):
         candidate = folder / str(number)
         try:
-            if not ended(candidate) and _asked(candidate)[0] == asked:
+            if not ended(candidate) and _begun(candidate)[0] == identity:
                 return candidate
         except UserError as error:
             logging.warning("%s It is passed over.", error)
@@ -51,11 +53,11 @@ def ended(path: str | os.PathLike) -> bool:
     return (pathlib.Path(path) / storage.MANIFEST).exists()
 
 
-def check(path: str | os.PathLike, asked: dict) -> None:
-    """Refuses a directory that holds something else than the run that is asked for.
+def check(path: str | os.PathLike, identity: dict) -> None:
+    """Refuses a directory that holds something else than this run.
 
     Args:
-        asked: JSON value that says what the run is: recipe and settings.
+        identity: JSON value that says what the run is, see `same_run.identity`.
 
     Raises:
         tfbp.UserError: it holds another run or other files, or is none.
@@ -63,16 +65,23 @@ def check(path: str | os.PathLike, asked: dict) -> None:
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
         raise mistake("workdir", "must be a directory", str(path))
-    there, _ = _asked(path)
+    there, _ = _begun(path)
     if (
         there is None
         and path.is_dir()
         and any(not file.name.startswith(".") for file in path.iterdir())
     ):
         raise mistake("workdir", "must be empty, or hold a run", str(path))
-    if there is not None and there != asked:
+    same_recipe = there is not None and there.get("recipe") == identity.get("recipe")
+    if there is not None and same_recipe and there.keys() != identity.keys():
         raise UserError(
-            f"`workdir` holds another run, which differs in {_difference(there, asked)}. "
+            "`workdir` holds a run that another version of tfbp began. "
+            f"Received: {str(path)!r}. Give another directory, or `--restart` to begin anew and "
+            "keep the old run beside."
+        )
+    if there is not None and there != identity:
+        raise UserError(
+            f"`workdir` holds another run, which differs in {_difference(there, identity)}. "
             f"Received: {str(path)!r}. Give another directory, or `--restart` to begin anew and "
             "keep the old run beside."
         )
@@ -98,13 +107,13 @@ def set_aside(path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def claim(
-    path: str | os.PathLike, asked: dict, source: dict, *, restart: bool = False
+    path: str | os.PathLike, identity: dict, code: dict, *, restart: bool = False
 ) -> Iterator[pathlib.Path]:
-    """Makes a run's directory, or takes the one that was asked the same, for this process alone.
+    """Makes a run's directory, or takes the one of the same identity, for this process alone.
 
     Args:
-        asked: see `check`.
-        source: JSON value that says what code runs; where it is another than when the run began,
+        identity: see `check`.
+        code: JSON value that says what code runs; where it is another than when the run began,
             there is a warning.
         restart: see `set_aside`.
 
@@ -114,24 +123,24 @@ def claim(
     path = pathlib.Path(path)
     if restart:
         set_aside(path)
-    check(path, asked)
+    check(path, identity)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         rule = f"must be a directory that can be written ({error})"
         raise mistake("workdir", rule, str(path)) from error
     with storage.lock(path):
-        check(path, asked)
+        check(path, identity)
         storage.sweep(path)
-        there, began_with = _asked(path)
+        there, began_with = _begun(path)
         if there is None:
-            text = json.dumps({**asked, "source": source}, indent=2) + "\n"
+            text = json.dumps({**identity, "source": code}, indent=2) + "\n"
             storage.write_text(path / CONFIG, text)
-        elif began_with != source:
+        elif began_with != code:
             logging.warning(
                 "%s goes on with other code than it began with: %s.",
                 path,
-                _difference(began_with, source),
+                _difference(began_with, code),
             )
         yield path
 
@@ -186,20 +195,25 @@ def _numbers(folder: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
-def _asked(path: pathlib.Path) -> tuple[dict | None, dict]:
-    """Returns what the run in a directory was asked, None where there is none, and its source."""
+def _begun(path: pathlib.Path) -> tuple[dict | None, dict]:
+    """Returns the identity of the run in a directory, None where there is none, and its code."""
     if not (path / CONFIG).is_file():
         return None, {}
-    asked = read(path)
-    return asked, asked.pop("source", {})
+    identity = read(path)
+    return identity, identity.pop("source", {})
 
 
-def _difference(there: dict, asked: dict) -> str:
-    flat = [_flat(value) for value in (there, asked)]
+def _difference(there: dict, identity: dict) -> str:
+    flat = [_flat(value) for value in (there, identity)]
     names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
     return ", ".join(
-        f"`{name}` ({flat[0].get(name)!r}, not {flat[1].get(name)!r})" for name in names
+        f"`{name}` ({_shown(flat[0].get(name))}, not {_shown(flat[1].get(name))})" for name in names
     )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _flat(value: dict) -> dict:

@@ -1,14 +1,18 @@
-"""One phase of a run: freeze → new optimizer → compile → train → prove."""
+"""Takes a run through its phases, from where it stands to its result.
+
+Each phase is: freeze → new optimizer → compile → train → prove.
+"""
 
 import dataclasses
+import platform
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
-import numpy as np
+import tensorflow as tf
 from absl import logging
 
-from tfbp import fingerprint
 from tfbp.caching.cache import FeatureCache, Source
 from tfbp.gradients.flow import GradientFlow
 from tfbp.modeling import freezing
@@ -18,308 +22,376 @@ from tfbp.reporting.tensorboard import TensorBoard
 from tfbp.resuming import callbacks as callback_state
 from tfbp.resuming import state as run_state
 from tfbp.resuming.checkpoints import Checkpoints
-from tfbp.resuming.state import Place, State
+from tfbp.resuming.state import Position, State
 from tfbp.running import directory as run_directory
 from tfbp.running.run import Run
 from tfbp.training import batches, loop, optimizer
 from tfbp.training import proof as proving
 from tfbp.training.early_stopping import EarlyStopping
+from tfbp.training.evaluator import Evaluator
 from tfbp.training.phase import Phase
 from tfbp.workers import interruption
 
 
-def compile(it: Run, phase: Phase) -> freezing.Frozen:
+def train(run: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Trains a run from where it stands, and fills its history and result.
+
+    Raises:
+        tfbp.workers.interruption.Interrupted: a stop was requested; a checkpoint is there.
+    """
+    began = time.perf_counter()
+    callbacks = keras.tree.flatten(list(callbacks))
+    with FeatureCache(run.settings, run.model, run.splits, run.task, run.phases) as cache:
+        if run.directory is None:
+            records, metrics = Training(run, callbacks, cache).train()
+        else:
+            callback_state.warn_of_unknown(callbacks)
+            folder = run.directory / run_directory.CHECKPOINTS
+            saving = Checkpoints(folder, run.settings.checkpoint_seconds, run.strategy)
+            with interruption.deferred() as stop_requested, saving as checkpoints:
+                training = Training(run, callbacks, cache, checkpoints, stop_requested)
+                records, metrics = training.train()
+    # The model goes back to its owner as plain Keras compiles it: it saves and loads without tfbp.
+    with run.strategy.scope():
+        plain = optimizer.plain(run.phases[-1])
+        run.model.compile(plain, loss=run.task.loss(), metrics=run.task.metrics())
+    run.result = {
+        "seed": run.settings.seed,
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+        "data": {
+            "spec": run.splits.description,
+            "sizes": {name: examples.size for name, examples in run.splits.parts().items()},
+            "classes": run.splits.classes,
+        },
+        "phases": list(records),
+        "metrics": metrics,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def compile(run: Run, phase: Phase) -> freezing.Frozen:
     """Freezes and compiles a run's model for a phase, with a new optimizer."""
-    frozen = freezing.freeze(it.model, phase.trainable, phase.batch_norm)
-    in_epoch = batches.updates_per_epoch(it.splits.train.size, it.batch_size, phase.accumulate)
-    with it.strategy.scope():
-        it.model.compile(
+    frozen = freezing.freeze(run.model, phase.trainable, phase.batch_norm)
+    in_epoch = batches.updates_per_epoch(run.splits.train.size, run.batch_size, phase.accumulate)
+    with run.strategy.scope():
+        run.model.compile(
             optimizer=optimizer.build(phase, phase.epochs * in_epoch, frozen),
-            loss=it.task.loss(),
-            metrics=it.task.metrics(),
+            loss=run.task.loss(),
+            metrics=run.task.metrics(),
             auto_scale_loss=False,  # the optimizer does
         )
-    loop.build(it.model, it.splits.train, it.strategy)
+    loop.build(run.model, run.splits.train, run.strategy)
     return frozen
 
 
-def train(
-    it: Run,
-    place: Place,
-    state: State | None,
-    checkpoints: Checkpoints | None,
-    cache: FeatureCache,
-    callbacks: Sequence[keras.callbacks.Callback],
-    asked: Callable[[], bool],
-) -> tuple[Place, Source, loop.Measure]:
-    """Trains one phase from `place`.
+@dataclasses.dataclass
+class Training:
+    """What all phases of a run share.
 
-    Args:
-        state: of the checkpoint that `place` is from; None: the model is as it stands there.
-        asked: tells whether the run is to stop.
-
-    Returns:
-        The place behind it, which has been saved; what it has learned from; what measures that.
-    """
-    phase = it.phases[place.phase]
-    began = time.perf_counter()
-    frozen = compile(it, phase)
-    _warn_of_statistics(it, frozen)
-    if state is not None:
-        run_state.restore(it.model, place, state, it.strategy)
-    proof = proving.Proof(frozen, place.before)
-    place = dataclasses.replace(place, before=proof.before)
-    stopping = None
-    if phase.early_stopping is not None:
-        best = state.best if state else ()
-        stopping = EarlyStopping(frozen, phase.early_stopping, place.early_stopping, best)
-    steps = batches.steps_per_epoch(it.splits.train.size, it.batch_size)
-    flow = _gradient_flow(it, phase) if it.gradients else None
-    told = _callbacks(it, place.phase, steps, flow, callbacks)
-    fixed = frozen.fixed
-    source, measure = learn_from(it, place.phase, frozen, cache, checkpoints, asked)
-
-    def recall() -> None:
-        if place.callbacks is not None:
-            callback_state.give(callbacks, place.callbacks, state.callbacks)
-
-    def resume() -> None:
-        """Undoes what callbacks did at a beginning that was none."""
-        if state is None or not place.step:
-            return
-        run_state.restore(it.model, place, state, it.strategy)
-        recall()
-        if flow and place.gradients:
-            flow.set_state(place.gradients)
-        it.model.stop_training = place.stopped
-
-    def save_if_due(step: int) -> None:
-        if not checkpoints:
-            return
-        stop, due = it.workers.any(asked(), checkpoints.due())
-        if not stop and not due:
-            return
-        remembered, arrays = callback_state.take(callbacks, fixed)
-        here = dataclasses.replace(
-            place,
-            step=step,
-            history=tuple(it.history),
-            early_stopping=stopping and stopping.state,
-            stopped=bool(it.model.stop_training),
-            callbacks=remembered,
-            gradients=flow and flow.get_state(),
-        )
-        best = stopping.weights if stopping else ()
-        checkpoints.save(it.model, here, fixed=fixed, best=best, callbacks=arrays)
-        if stop:
-            interrupt(it, checkpoints)
-
-    if state is not None and not place.step:
-        recall()
-    try:
-        done = loop.train(
-            source.model,
-            source.train,
-            it.strategy,
-            epochs=phase.epochs,
-            batch_size=it.batch_size,
-            seed=it.seed,
-            start=place.step,
-            callbacks=told,
-            validate=source.validation and (lambda: _validate(it, source, measure, stopping)),
-            after_call=save_if_due,
-            resume=resume,
-            # How many steps share a call depends on the machine: who acts on them sees each update.
-            watch=1 if any(map(_acts_on_batches, callbacks)) else it.gradients,
-            class_weights=it.task.class_weights_for(it.splits.train),
-            on_nan=it.on_nan,
-        )
-    except loop.Diverged as error:
-        raise loop.Diverged(f"In phase {phase.name!r}: {error}") from error
-    if it.model.optimizer.scales_loss and not it.model.optimizer.iterations.numpy():
-        raise proving.ProofFailed(
-            f"No update was made in phase {phase.name!r}: the gradients of every batch overflowed "
-            "in float16, and loss scaling left them out. Train longer, or in mixed_bfloat16."
-        )
-    it.model.optimizer.settle()
-    if stopping:
-        stopping.restore()
-    _check_finite(phase, frozen)
-    proved = proof.check()
-    _check_equal(it, phase, proof.after)
-    record = {
-        "name": phase.name,
-        "trained": list(frozen.trainable),
-        "parameters": frozen.parameters,
-        "epochs": done // steps,
-        "steps": done,
-        "skipped_updates": it.model.optimizer.skipped,
-        "seconds": round(time.perf_counter() - began, 3),
-        "proof": proved,
-        "proof_seconds": round(proof.seconds, 3),
-        "features": source.features,
-    }
-    if stopping:
-        record["stopped_epoch"] = stopping.epochs if stopping.stopped else None
-        record["best_epoch"] = stopping.best_epoch
-    remembered, arrays = callback_state.take(callbacks, fixed) if checkpoints else (None, ())
-    behind = Place(
-        phase=place.phase + 1,
-        history=tuple(it.history),
-        phases=(*place.phases, record),
-        before=proof.after,
-        callbacks=remembered,
-    )
-    if checkpoints:
-        checkpoints.save(it.model, behind, callbacks=arrays)
-    return behind, source, measure
-
-
-def learn_from(
-    it: Run,
-    index: int,
-    frozen: freezing.Frozen,
-    cache: FeatureCache,
-    checkpoints: Checkpoints | None,
-    asked: Callable[[], bool],
-) -> tuple[Source, loop.Measure]:
-    """Returns what a phase learns from, and what measures that.
-
-    Args:
-        frozen: how the phase divides the model, whose weights are those that it begins with.
-        asked: tells whether the run is to stop.
+    Attributes:
+        callbacks: of the user.
+        checkpoints: None where nothing is written.
+        stop_requested: whether the run is to stop.
     """
 
-    def progress(split: str) -> Callable[[int, int], None]:
-        shown = Count(f"features of {split}") if it.workers.is_chief else None
+    run: Run
+    callbacks: Sequence[keras.callbacks.Callback]
+    cache: FeatureCache
+    checkpoints: Checkpoints | None = None
+    stop_requested: Callable[[], bool] = lambda: False
 
-        def told(done: int, total: int) -> None:
+    def train(self) -> tuple[tuple[dict, ...], dict[str, dict]]:
+        """Trains what is left; returns the records of all phases, and the metrics of each split."""
+        run = self.run
+        position, state = (self.checkpoints and self.checkpoints.newest()) or (Position(), None)
+        run.history = list(position.history)
+        if self.checkpoints and state is None:
+            self.checkpoints.save(run.model, position)
+        while position.phase < len(run.phases):
+            phase = PhaseTraining(self, position, state)
+            position, source, evaluator = phase.train(), phase.source, phase.evaluator
+            state = None
+            if run.workers.any(self.stop_requested())[0]:
+                self.interrupt()
+        if state is not None:  # Stopped after the last phase: the weights are the checkpoint's.
+            frozen = compile(run, run.phases[-1])
+            run_state.restore(run.model, position, state, run.strategy)
+            source, evaluator = self.learn_from(len(run.phases) - 1, frozen)
+        return position.phases, self._metrics(source, evaluator)
+
+    def learn_from(self, index: int, frozen: freezing.Frozen) -> tuple[Source, Evaluator]:
+        """Returns what a phase learns from, and what evaluates the model on it.
+
+        Args:
+            frozen: how the phase divides the model, whose weights are those that it begins with.
+        """
+        run = self.run
+        source = self.cache.source(index, frozen, self._progress)
+        (whole,) = run.workers.any(source.model is run.model)
+        if not whole:
+            return source, Evaluator(source.model, run.task, run.strategy)
+        if source.model is not run.model:  # Workers that train other graphs would wait for ever.
+            source = self.cache.whole("there is no room at another worker")
+        return source, run.evaluator
+
+    def interrupt(self) -> None:
+        """Ends a run that is to stop, once its checkpoint is on the disk.
+
+        Raises:
+            tfbp.workers.interruption.Interrupted: always.
+        """
+        assert self.checkpoints  # without them nobody can request a stop
+        self.checkpoints.wait()
+        holds = f"{self.run.directory} holds a checkpoint."
+        raise interruption.Interrupted(f"Stopped on request. {holds}")
+
+    def _progress(self, split: str) -> Callable[[int, int], None]:
+        """Returns what reports how many of a split's features are there."""
+        shown = Count(f"features of {split}") if self.run.workers.is_chief else None
+
+        def report(done: int, total: int) -> None:
             if shown:
                 shown(done, total)
-            if checkpoints and asked():
-                interrupt(it, checkpoints)
-            it.workers.check_alive()
+            if self.checkpoints and self.stop_requested():
+                self.interrupt()
+            self.run.workers.check_alive()
 
-        return told
+        return report
 
-    source = cache.source(index, frozen, progress)
-    (whole,) = it.workers.any(source.model is it.model)
-    if not whole:
-        return source, loop.Measure(source.model, it.task, it.strategy)
-    if source.model is not it.model:  # Workers that train other graphs would wait for each other.
-        source = cache.whole("there is no room at another worker")
-    return source, it.measure
+    def _metrics(self, source: Source, evaluator: Evaluator) -> dict[str, dict]:
+        """Returns the metrics of each split, from features where the last phase learned from them.
+
+        Those of augmented examples are not the ones that count.
+        """
+        run = self.run
+        cached = {"train": source.train, "validation": source.validation}
+        if run.splits.train.is_augmented:
+            del cached["train"]
+        return {
+            name: run.task.evaluate(evaluator(features, run.batch_size), examples)
+            if (features := cached.get(name))
+            else run.evaluate(examples)
+            for name, examples in run.splits.parts().items()
+        }
 
 
-def _acts_on_batches(callback: keras.callbacks.Callback) -> bool:
-    names = "on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"
-    plain = keras.callbacks.Callback
-    return any(
-        getattr(getattr(callback, name), "__func__", None) is not getattr(plain, name)
-        for name in names
-    )
+class PhaseTraining(loop.Hooks):
+    """One phase of a run, from a position in it to its end.
+
+    Args:
+        training: what the phases share.
+        position: where the run stands.
+        state: of the checkpoint that `position` is from; None: the model is as it stands there.
+    """
+
+    source: Source
+    evaluator: Evaluator
+
+    def __init__(self, training: Training, position: Position, state: State | None):
+        self._training, self._run, self._state = training, training.run, state
+        run = self._run
+        self._phase = run.phases[position.phase]
+        self._began = time.perf_counter()
+        self._frozen = compile(run, self._phase)
+        _warn_of_statistics(run, self._frozen)
+        if state is not None:
+            run_state.restore(run.model, position, state, run.strategy)
+        self._proof = proving.Proof(self._frozen, position.before)
+        self._position = dataclasses.replace(position, before=self._proof.before)
+        self._stopping: EarlyStopping | None = None
+        if self._phase.early_stopping is not None:
+            best = state.best if state else ()
+            self._stopping = EarlyStopping(
+                self._frozen, self._phase.early_stopping, position.early_stopping, best
+            )
+        self._steps = batches.steps_per_epoch(run.splits.train.size, run.batch_size)
+        self._flow = self._gradient_flow() if run.settings.gradients else None
+        # How many steps share a call depends on the machine: who acts on them sees each update.
+        watch = 1 if any(map(loop.acts_on_batches, training.callbacks)) else run.settings.gradients
+        super().__init__(self._callbacks(), watch)
+
+    def train(self) -> Position:
+        """Trains the phase; returns the position behind it, which has been saved."""
+        self.source, self.evaluator = self._training.learn_from(self._position.phase, self._frozen)
+        done = self._fit()
+        self._settle()
+        proof = self._proof.check()
+        self._proof.check_workers(self._run.workers, self._phase.name)
+        return self._finish(done, proof)
+
+    def _fit(self) -> int:
+        """Returns the steps of the phase that are done."""
+        run = self._run
+        if self._state is not None and not self._position.step:
+            self._recall()
+        try:
+            return loop.train(
+                self.source.model,
+                self.source.train,
+                run.strategy,
+                self,
+                epochs=self._phase.epochs,
+                batch_size=run.batch_size,
+                seed=run.settings.seed,
+                start=self._position.step,
+                class_weights=run.task.class_weights_for(run.splits.train),
+                on_nan=run.settings.on_nan,
+            )
+        except loop.Diverged as error:
+            raise loop.Diverged(f"In phase {self._phase.name!r}: {error}") from error
+
+    def resume(self) -> None:
+        """Undoes what callbacks did at a beginning that was none."""
+        if self._state is None or not self._position.step:
+            return
+        run_state.restore(self._run.model, self._position, self._state, self._run.strategy)
+        self._recall()
+        if self._flow and self._position.gradients:
+            self._flow.set_state(self._position.gradients)
+        self._run.model.stop_training = self._position.stopped
+
+    def validate(self) -> dict[str, float]:
+        """Returns the metrics of an epoch, and stops the phase where they say so."""
+        run = self._run
+        if self.source.validation is None:
+            return {}
+        with run.model.optimizer.averaged():
+            values = self.evaluator(self.source.validation, run.batch_size)
+            assert run.splits.validation
+            metrics = run.task.evaluate(values, run.splits.validation)
+            # No reports: what can be shown beside the loss.
+            numbers = {name: each for name, each in metrics.items() if not isinstance(each, dict)}
+            if self._stopping:
+                self._stopping.judge(numbers["loss"])
+                run.model.stop_training |= self._stopping.stopped
+        return numbers
+
+    def after_call(self, step: int) -> None:
+        """Saves a checkpoint where one is due, or the run is to stop."""
+        run, checkpoints = self._run, self._training.checkpoints
+        if not checkpoints:
+            return
+        stop, due = run.workers.any(self._training.stop_requested(), checkpoints.due())
+        if not stop and not due:
+            return
+        fixed, stopping = self._frozen.fixed, self._stopping
+        remembered, arrays = callback_state.take(self._training.callbacks, fixed)
+        here = dataclasses.replace(
+            self._position,
+            step=step,
+            history=tuple(run.history),
+            early_stopping=stopping.state if stopping else None,
+            stopped=bool(run.model.stop_training),
+            callbacks=remembered,
+            gradients=self._flow.get_state() if self._flow else None,
+        )
+        best = stopping.weights if stopping else ()
+        checkpoints.save(run.model, here, fixed=fixed, best=best, callbacks=arrays)
+        if stop:
+            self._training.interrupt()
+
+    def _recall(self) -> None:
+        if self._position.callbacks is not None and self._state is not None:
+            callback_state.give(
+                self._training.callbacks, self._position.callbacks, self._state.callbacks
+            )
+
+    def _settle(self) -> None:
+        """Leaves in the model the weights that the phase is to end with."""
+        model, name = self._run.model, self._phase.name
+        if model.optimizer.scales_loss and not model.optimizer.iterations.numpy():
+            raise proving.ProofFailed(
+                f"No update was made in phase {name!r}: the gradients of every batch overflowed in "
+                "float16, and loss scaling left them out. Train longer, or in mixed_bfloat16."
+            )
+        model.optimizer.settle()
+        if self._stopping:
+            self._stopping.restore()
+        proving.check_finite(self._frozen, name)
+
+    def _finish(self, done: int, proof: dict[str, Any]) -> Position:
+        """Records the phase, and saves the position behind it."""
+        run, checkpoints, stopping = self._run, self._training.checkpoints, self._stopping
+        record = {
+            "name": self._phase.name,
+            "trained": list(self._frozen.trainable),
+            "parameters": self._frozen.parameters,
+            "epochs": done // self._steps,
+            "steps": done,
+            "skipped_updates": run.model.optimizer.skipped,
+            "seconds": round(time.perf_counter() - self._began, 3),
+            "proof": proof,
+            "proof_seconds": round(self._proof.seconds, 3),
+            "features": self.source.features,
+        }
+        if stopping:
+            record["stopped_epoch"] = stopping.epochs if stopping.stopped else None
+            record["best_epoch"] = stopping.best_epoch
+        remembered, arrays = (
+            callback_state.take(self._training.callbacks, self._frozen.fixed)
+            if checkpoints
+            else (None, [])
+        )
+        behind = Position(
+            phase=self._position.phase + 1,
+            history=tuple(run.history),
+            phases=(*self._position.phases, record),
+            before=self._proof.after,
+            callbacks=remembered,
+        )
+        if checkpoints:
+            checkpoints.save(run.model, behind, callbacks=arrays)
+        return behind
+
+    def _callbacks(self) -> keras.callbacks.CallbackList:
+        run, phase, number = self._run, self._phase, self._position.phase + 1
+        own: list[keras.callbacks.Callback] = [Rows(phase.name, run.history)]
+        if self._flow:
+            own.append(self._flow)
+        if run.directory and run.workers.is_chief:
+            own.append(History(run.directory / run_directory.HISTORY, run.history))
+            own.append(TensorBoard(run.directory / run_directory.TENSORBOARD / phase.name))
+        if run.workers.is_chief:
+            own.append(Progress(phase.name, number, len(run.phases), phase.epochs, self._steps))
+        every = [*own, *self._training.callbacks]
+        return keras.callbacks.CallbackList(
+            every, model=run.model, epochs=phase.epochs, steps=self._steps, verbose=0
+        )
+
+    def _gradient_flow(self) -> GradientFlow:
+        run, phase = self._run, self._phase
+        class_weights = run.task.class_weights_for(run.splits.train)
+        folder = None
+        if run.directory and run.workers.is_chief:
+            folder = run.directory / run_directory.TENSORBOARD / phase.name
+        return GradientFlow(
+            phase,
+            run.settings.gradients,
+            read=batches.reader(
+                run.splits.train,
+                batch_size=run.batch_size,
+                seed=run.settings.seed,
+                accumulate=phase.accumulate,
+                class_weights=class_weights,
+            ),
+            loss=run.task.loss(),
+            strategy=run.strategy,
+            rows=run.history,
+            folder=folder,
+        )
 
 
-def _warn_of_statistics(it: Run, frozen: freezing.Frozen) -> None:
+def _warn_of_statistics(run: Run, frozen: freezing.Frozen) -> None:
     apart = [
         path for path in frozen.statistics if not getattr(frozen.trainable[path], "synchronized", 1)
     ]
-    if apart and it.strategy.num_replicas_in_sync > 1:
+    if apart and run.strategy.num_replicas_in_sync > 1:
         logging.warning(
             "%s: statistics of each device's part of a batch alone, so that the result depends on "
             "the number of devices. Build such layers with `synchronized=True`.",
             ", ".join(apart),
         )
-
-
-def _check_finite(phase: Phase, frozen: freezing.Frozen) -> None:
-    """Refuses weights that the very last update has spoiled: no loss has shown it."""
-    # A statistic may be a mask of infinities that nothing changes.
-    groups = (frozen.learning, lambda x: ~np.isfinite(x)), (frozen.statistics, np.isnan)
-    spoiled = [
-        f"{path}/{variable.name}"
-        for group, wrong in groups
-        for path, variables in group.items()
-        for variable in variables
-        if wrong(np.asarray(variable).astype(np.float64)).any()
-    ]
-    if spoiled:
-        raise loop.Diverged(
-            f"After the last update of phase {phase.name!r} these are not finite: "
-            f"{', '.join(spoiled)}. Lower the learning rate, or set `clip_norm`."
-        )
-
-
-def _check_equal(it: Run, phase: Phase, after: proving.Fingerprints) -> None:
-    """Refuses weights that are not the same on all workers."""
-    found = it.workers.gather(fingerprint.of_json(after).encode())
-    if len(set(found)) > 1:
-        wrong = [str(worker) for worker, each in enumerate(found) if each != found[0]]
-        raise proving.ProofFailed(
-            f"After phase {phase.name!r} workers have other weights than worker 0: "
-            f"{', '.join(wrong)}."
-        )
-
-
-def interrupt(it: Run, checkpoints: Checkpoints) -> None:
-    """Ends a run that was asked to stop, once its checkpoint is on the disk.
-
-    Raises:
-        tfbp.workers.interruption.Interrupted: always.
-    """
-    checkpoints.wait()
-    raise interruption.Interrupted(f"Stopped on request. {it.directory} holds a checkpoint.")
-
-
-def _validate(
-    it: Run, source: Source, measure: loop.Measure, stopping: EarlyStopping | None
-) -> dict[str, float]:
-    """Returns the metrics of an epoch, and stops the phase where they say so."""
-    with it.model.optimizer.averaged():
-        measured = measure(source.validation, it.batch_size)
-        metrics = _numbers(it.task.evaluate(measured, it.splits.validation))
-        if stopping:
-            stopping.judge(metrics["loss"])
-            it.model.stop_training |= stopping.stopped
-    return metrics
-
-
-def _callbacks(
-    it: Run, index: int, steps: int, flow: GradientFlow | None, callbacks
-) -> keras.callbacks.CallbackList:
-    phase = it.phases[index]
-    own = [Rows(phase.name, it.history)]
-    if flow:
-        own.append(flow)
-    if it.directory and it.workers.is_chief:
-        own.append(History(it.directory / run_directory.HISTORY, it.history))
-        own.append(TensorBoard(it.directory / run_directory.TENSORBOARD / phase.name))
-    if it.workers.is_chief:
-        own.append(Progress(phase.name, index + 1, len(it.phases), phase.epochs, steps))
-    return keras.callbacks.CallbackList(
-        [*own, *callbacks], model=it.model, epochs=phase.epochs, steps=steps, verbose=0
-    )
-
-
-def _gradient_flow(it: Run, phase: Phase) -> GradientFlow:
-    logs = it.directory and it.workers.is_chief
-    return GradientFlow(
-        phase,
-        it.gradients,
-        read=batches.reader(
-            it.splits.train,
-            batch_size=it.batch_size,
-            seed=it.seed,
-            accumulate=phase.accumulate,
-            class_weights=it.task.class_weights_for(it.splits.train),
-        ),
-        loss=it.task.loss(),
-        strategy=it.strategy,
-        rows=it.history,
-        folder=it.directory / run_directory.TENSORBOARD / phase.name if logs else None,
-    )
-
-
-def _numbers(metrics: dict) -> dict[str, float]:
-    """Returns what can be shown beside the loss: no reports."""
-    return {name: value for name, value in metrics.items() if not isinstance(value, dict)}

@@ -5,17 +5,18 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tfbp.caching.cache import Outlook
-from tfbp.data.examples import Examples
-from tfbp.data.splits import Splits
-from tfbp.modeling import paths
+from tfbp.auditing import audit
+from tfbp.caching.cache import FeatureCache, Outlook
+from tfbp.finding import Finding
+from tfbp.modeling import freezing, paths
 from tfbp.modeling.freezing import Frozen
+from tfbp.running import phases
+from tfbp.running.run import Run
 from tfbp.training import batches, loop, optimizer
 from tfbp.training.phase import Phase
 
@@ -67,52 +68,87 @@ class PhasePlan:
 
     Attributes:
         phase: its settings.
+        overridden: of these, name → the recipe's own value, which the config gives another.
         groups: all layers that have weights, in the order of the graph.
         steps: batches in the whole phase.
         updates: updates in the whole phase: one for each `phase.accumulate` batches of an epoch.
         features: what a cache of features would do in it.
-        cost: what it is estimated to take, where that was asked for: without a cache.
+        cost: the estimate of what it takes, without a cache; None: there is none.
     """
 
     phase: Phase
+    overridden: Mapping[str, object]
     groups: tuple[Group, ...]
     steps: int
     updates: int
     features: Outlook
     cost: Cost | None = None
 
-    @classmethod
-    def of(
-        cls,
-        phase: Phase,
-        model: keras.Model,
-        frozen: Frozen,
-        *,
-        size: int,
-        batch_size: int,
-        features: Outlook,
-        cost: Cost | None = None,
-    ) -> "PhasePlan":
-        """Returns the plan of a phase that has been applied to a model.
 
-        Args:
-            frozen: what `freeze` returned for the phase.
-            size: number of training examples.
-            batch_size: examples per global batch.
-            features, cost: see the attributes.
-        """
-        rates = optimizer.rates(phase, frozen)
-        members: dict[str, dict[str, keras.layers.Layer]] = {}
-        for path, layer in paths.with_weights(model).items():
-            members.setdefault(_group(path), {})[path] = layer
-        return cls(
-            phase,
-            tuple(_summary(each, frozen, rates) for each in members.values()),
-            phase.epochs * batches.steps_per_epoch(size, batch_size),
-            phase.epochs * batches.updates_per_epoch(size, batch_size, phase.accumulate),
-            features,
-            cost,
-        )
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would do, before any training.
+
+    Attributes:
+        phases: what each phase would train.
+        findings: what the audit says of it, errors first, without what is accepted.
+    """
+
+    phases: tuple[PhasePlan, ...]
+    findings: tuple[Finding, ...]
+
+
+def of(run: Run, overridden: Mapping[str, Mapping[str, object]], *, time: bool = False) -> Plan:
+    """Returns the plan of a run.
+
+    Args:
+        overridden: name of a phase → see `PhasePlan`.
+        time: whether to estimate the cost of each phase, by a few steps of it: weights move.
+
+    Raises:
+        tfbp.UserError: with `time`, where the loss is not finite at the start.
+    """
+    findings = audit.audit(run.model, run.splits, run.task, run.phases, run.settings)
+    plans = (
+        of_phase(run, index, overridden.get(phase.name, {}), time=time)
+        for index, phase in enumerate(run.phases)
+    )
+    return Plan(tuple(plans), tuple(findings))
+
+
+def of_phase(
+    run: Run, index: int, overridden: Mapping[str, object], *, time: bool = False
+) -> PhasePlan:
+    """Returns the plan of one phase of a run, see `of`."""
+    phase, size, cost = run.phases[index], run.splits.train.size, None
+    frozen = freezing.freeze(run.model, phase.trainable, phase.batch_norm)
+    with FeatureCache(run.settings, run.model, run.splits, run.task, run.phases) as cache:
+        features = cache.outlook(index, frozen)
+    if time:
+        frozen = phases.compile(run, phase)
+        cost = _estimate(run, phase)
+    return PhasePlan(
+        phase,
+        overridden,
+        groups(run.model, frozen, optimizer.rates(phase, frozen)),
+        phase.epochs * batches.steps_per_epoch(size, run.batch_size),
+        phase.epochs * batches.updates_per_epoch(size, run.batch_size, phase.accumulate),
+        features,
+        cost,
+    )
+
+
+def groups(model: keras.Model, frozen: Frozen, rates: Mapping[str, float]) -> tuple[Group, ...]:
+    """Returns the layers of a model that have weights, in groups.
+
+    Args:
+        frozen: how a phase divides the model.
+        rates: path → rate of the layers that learn.
+    """
+    members: dict[str, dict[str, keras.layers.Layer]] = {}
+    for path, layer in paths.with_weights(model).items():
+        members.setdefault(_group(path), {})[path] = layer
+    return tuple(_summary(each, frozen, rates) for each in members.values())
 
 
 def _group(path: str) -> str:
@@ -128,7 +164,9 @@ def _group(path: str) -> str:
     return parents + slash + "_".join(words[: next(numbered, 0) + 1])
 
 
-def _summary(layers: dict[str, keras.layers.Layer], frozen: Frozen, rates) -> Group:
+def _summary(
+    layers: dict[str, keras.layers.Layer], frozen: Frozen, rates: Mapping[str, float]
+) -> Group:
     learning = [_size(frozen.learning.get(path, ())) for path in layers]
     statistics = [_size(frozen.statistics.get(path, ())) for path in layers]
     every = [_size(layer.weights) for layer in layers.values()]
@@ -154,59 +192,49 @@ def _shared(names: Iterable[str]) -> str:
     return low[: next((i for i, (one, other) in pairs if one != other), len(low))]
 
 
-def estimate(
-    model: keras.Model,
-    splits: Splits,
-    strategy: tf.distribute.Strategy,
-    epochs: int,
-    batch_size: int,
-    evaluate: Callable[[Examples], dict],
-) -> Cost:
+def _estimate(run: Run, phase: Phase) -> Cost:
     """Takes a few steps of a phase, and returns what the whole of it would take.
 
     Args:
-        model: compiled for the phase, and built. Its weights move.
-        epochs: of the phase.
-        batch_size: examples per global batch.
-        evaluate: returns the metrics on examples, in batches of that size.
+        run: its model is compiled for the phase, and built. Its weights move.
 
     Raises:
-        tfbp.training.loop.Diverged: the loss of these steps is no number.
+        tfbp.training.loop.Diverged: the loss of these steps is not finite.
     """
-    timer = _Timer()
+    timer, splits, batch_size = _Timer(), run.splits, run.batch_size
     loop.train(
-        model,
+        run.model,
         splits.train,
-        strategy,
+        run.strategy,
+        loop.Hooks(keras.callbacks.CallbackList([timer], model=run.model)),
         epochs=1 + TIMED,  # where an epoch is but one step, the timer has as many as it needs
         batch_size=batch_size,
         seed=0,
-        callbacks=keras.callbacks.CallbackList([timer], model=model),
     )
-    steps = epochs * batches.steps_per_epoch(splits.train.size, batch_size)
+    steps = phase.epochs * batches.steps_per_epoch(splits.train.size, batch_size)
     seconds = timer.first + max(0, steps - timer.traced) * timer.seconds / timer.steps
     if splits.validation:
         size = splits.validation.size
         few = splits.validation.take(np.arange(min(size, TIMED * batch_size)))
-        evaluate(few)  # traces
+        run.evaluate(few)  # traces
         began = time.perf_counter()
-        evaluate(few)
-        seconds += epochs * (time.perf_counter() - began) * size / few.size
+        run.evaluate(few)
+        seconds += phase.epochs * (time.perf_counter() - began) * size / few.size
     return Cost(seconds, _peak())
 
 
 class _Timer(keras.callbacks.Callback):
     """Times the first call of a loop, of one update, and the next until there are enough steps."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.first, self.traced = 0.0, 0
         self.seconds, self.steps = 0.0, 0
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
         self._step, self._began = batch, time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
         seconds, steps = time.perf_counter() - self._began, batch + 1 - self._step
         if not self.traced:
             self.first, self.traced = seconds, steps

@@ -1,72 +1,40 @@
 """What makes two runs the same run: JSON values, held against those of a directory or a worker."""
 
 import dataclasses
+import json
 import pathlib
 import platform
-import types
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfbp import fingerprint
-from tfbp import recipe as recipes
 from tfbp.data.splits import Splits
 from tfbp.modeling import graph
 from tfbp.running.run import Run
 
-# Settings that say where and how often a run is kept. Each worker may have its own.
-_KEEPING = (
-    "cache_dir",
-    "cache_gb",
-    "checkpoint_seconds",
-    "export_dir",
-    "keep_versions",
-    "workdir",
-)
-# And what its audit may find, what is logged, and whether it begins anew.
-_BESIDE = ("allow", "gradients", "restart")
+
+def identity(run: Run) -> dict[str, Any]:
+    """Returns what a run is made of: another value of any of it makes another run."""
+    weights = run.task.class_weights_for(run.splits.train)
+    made_of = {
+        "recipe": run.recipe,
+        "config": run.settings.counting("run"),
+        "examples": of_examples(run.splits),
+        "classes": run.splits.classes,
+        "model": graph.fingerprint(run.model),
+        "phases": [dataclasses.asdict(phase) for phase in run.phases],
+        "task": type(run.task).__name__,
+        "loss": run.task.loss().get_config(),
+        "loss_class_weights": None if weights is None else weights.tolist(),
+    }
+    return json.loads(json.dumps(made_of))  # as it comes back from a file
 
 
 def of_examples(splits: Splits) -> str:
     """Returns what tells whether examples are the same, in all splits."""
     return fingerprint.of_json({name: each.fingerprint for name, each in splits.parts().items()})
-
-
-def of_run(it: Run) -> dict:
-    """Returns what any run is made of."""
-    return {
-        "examples": of_examples(it.splits),
-        "classes": it.splits.classes and list(it.splits.classes),
-        "model": graph.fingerprint(it.model),
-    }
-
-
-def of_fit(it: Run) -> dict:
-    """Returns what makes a run of `tfbp.fit` the same run."""
-    weights = it.task.class_weights_for(it.splits.train)
-    return of_run(it) | {
-        "batch_size": it.batch_size,
-        "phases": [dataclasses.asdict(phase) for phase in it.phases],
-        "seed": it.seed,
-        "task": type(it.task).__name__,
-        "loss": it.task.loss().get_config(),
-        "class_weights": None if weights is None else weights.tolist(),
-        "on_nan": it.on_nan,
-        "cache": [it.cache.on, it.cache.views, it.cache.half],
-    }
-
-
-def of_recipe(recipe: types.ModuleType, config: recipes.Config) -> dict:
-    """Returns what makes a run of a recipe the same run, besides what `of_run` does."""
-    settings = of_command(config)
-    for name in _BESIDE:
-        del settings[name]
-    return {"recipe": recipe.reference, "config": settings}
-
-
-def of_command(config: recipes.Config) -> dict:
-    """Returns the settings that must be the same on all workers."""
-    return {name: x for name, x in recipes.settings(config).items() if name not in _KEEPING}
 
 
 def of_code(*files: pathlib.Path) -> dict[str, str]:
@@ -77,12 +45,20 @@ def of_code(*files: pathlib.Path) -> dict[str, str]:
     return {"code": code[:12], "python": platform.python_version(), **versions}
 
 
-def check_workers(it: Run, made_of: dict) -> None:
+def check_workers(
+    run: Run, identity: dict[str, Any], code: dict[str, str], workdir: str | None
+) -> None:
     """Refuses workers that are not made of the same, or begin with other weights.
 
     Raises:
         tfbp.UserError: names the worker, and what differs.
     """
-    if it.workers.count > 1:
-        weights = [fingerprint.of_array(variable) for variable in it.model.weights]
-        it.workers.check_alike(made_of | {"weights": fingerprint.of_json(weights)})
+    if run.workers.count > 1:
+        weights = [fingerprint.of_array(variable) for variable in run.model.weights]
+        beside = {
+            "settings": run.settings.counting("workers"),
+            "workdir": workdir is not None,
+            "source": code,
+            "weights": fingerprint.of_json(weights),
+        }
+        run.workers.check_alike(identity | beside)

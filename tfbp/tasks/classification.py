@@ -38,7 +38,7 @@ class Classification:
 
     def __init__(
         self,
-        classes: Sequence[str],
+        classes: Sequence[str] | None,
         *,
         label_smoothing: float = 0.0,
         class_weights: str | Mapping[str, float] | None = None,

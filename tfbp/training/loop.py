@@ -1,12 +1,14 @@
-"""Train and evaluate: the loop is ours, the step is Keras's.
+"""Training: the loop is ours, the step is Keras's.
 
 `keras.Model.fit` cannot go on in the middle of an epoch and does not run on several workers; the
 steps, metrics and callbacks here are Keras's own.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,27 +26,49 @@ SECONDS_PER_CALL = 0.1
 # Of a phase whose updates may be left out, the one with which it stops all the same.
 LAST_SKIPPED = 10
 NAMED = 10  # examples that a message names
-_PLACES = "places of the examples"  # beside what a task measures
 
 
 class Diverged(UserError):
     """The loss is not a finite number, or too many updates have not been."""
 
 
+@dataclasses.dataclass
+class Hooks:
+    """What a loop calls at the points where something besides the training happens.
+
+    Attributes:
+        callbacks: are called for epochs and for calls of several steps, as by Keras's fit.
+        watch: every `watch`-th update, the phase's first among them, has a call of its own, so that
+            callbacks stand right before and after it; 0: none. An update is one step, or as many
+            as the optimizer accumulates.
+    """
+
+    callbacks: keras.callbacks.CallbackList
+    watch: int = 0
+
+    def resume(self) -> None:
+        """Is called once before the first step: after the callbacks' beginning, and that of the
+        epoch when the loop starts inside one, so that it can undo what they did a second time.
+        """
+
+    def validate(self) -> Mapping[str, float]:
+        """Returns the validation metrics; is called once after each epoch."""
+        return {}
+
+    def after_call(self, step: int) -> None:
+        """Is called at each point where the run can go on from, with the number of steps done."""
+
+
 def train(
     model: keras.Model,
     examples: Examples,
     strategy: tf.distribute.Strategy,
+    hooks: Hooks,
     *,
     epochs: int,
     batch_size: int,
     seed: int,
     start: int = 0,
-    callbacks: keras.callbacks.CallbackList,
-    validate: Callable[[], dict[str, float]] | None = None,
-    after_call: Callable[[int], None] = lambda step: None,
-    resume: Callable[[], None] = lambda: None,
-    watch: int = 0,
     class_weights: np.ndarray | None = None,
     on_nan: str = "stop",
 ) -> int:
@@ -52,14 +76,6 @@ def train(
 
     Args:
         start: steps of the phase that are done already, with their state in the model.
-        callbacks: told of epochs and of calls of several steps, as Keras's fit does.
-        validate: returns the validation metrics, once after each epoch.
-        after_call: told the number of steps done, at each point where the run can go on from.
-        resume: called once before the first step: after the callbacks' beginning, and that of the
-            epoch when `start` is inside one, so that it can undo what they did a second time.
-        watch: each `watch`-th update, the phase's first among them, has a call of its own, so that
-            callbacks stand right before and after it; 0: none. An update is one step, or as many
-            as the optimizer accumulates.
         class_weights: float32 [classes], by which the loss of an example counts; None: all alike.
         on_nan: "stop" at the first step whose loss is not finite; or "skip": an update whose loss
             or gradients are not finite changes nothing, in the weights, the statistics, the
@@ -72,15 +88,14 @@ def train(
     Raises:
         Diverged: the loss is NaN or infinite; or the tenth update of the phase has been skipped.
     """
-    accumulate = model.optimizer.accumulate
+    accumulate, skipping = model.optimizer.accumulate, on_nan == "skip"
     in_epoch = batches.steps_per_epoch(examples.size, batch_size)
     updates = batches.updates_per_epoch(examples.size, batch_size, accumulate)
     total, done, limit = epochs * in_epoch, start, 1
-    skipping = on_nan == "skip"
     if skipping:
         with strategy.scope():
             model.optimizer.skip_not_finite()
-    steps, its = _compile(model, strategy, skipping), workers.of(strategy)
+    steps, processes = _compile(model, strategy, skipping), workers.of(strategy)
     iterator = iter(
         batches.training(
             examples,
@@ -93,52 +108,72 @@ def train(
         )
     )
     model.stop_training = False
-    callbacks.on_train_begin()
+    hooks.callbacks.on_train_begin()
     if start % in_epoch and start < total:
-        callbacks.on_epoch_begin(start // in_epoch)
-    resume()
+        hooks.callbacks.on_epoch_begin(start // in_epoch)
+    hooks.resume()
     while done < total and not model.stop_training:
         epoch, step = divmod(done, in_epoch)
         if step == 0:
-            callbacks.on_epoch_begin(epoch)
+            hooks.callbacks.on_epoch_begin(epoch)
             model.reset_metrics()
         update = epoch * updates + step // accumulate
-        together = min(limit, _until_watched(update, watch)) if watch else limit
+        together = min(limit, _until_watched(update, hooks.watch)) if hooks.watch else limit
         count = min(together * accumulate, in_epoch - step)
-        callbacks.on_train_batch_begin(step)
+        hooks.callbacks.on_train_batch_begin(step)
         began = time.perf_counter()
-        count, finite, measured = steps(iterator, tf.constant(count))
-        logs = _numbers(measured)
-        limit = min(_adapt(limit, its.longest(time.perf_counter() - began)), updates)
-        count = int(count)
-        last = step + count - 1
-        done += count
+        taken, finite, metrics = steps(iterator, tf.constant(count))
+        logs = _numbers(metrics)
+        limit = min(_adapt(limit, processes.longest(time.perf_counter() - began)), updates)
+        last = step + int(taken) - 1
+        done += int(taken)
         if not finite:
             first = last // accumulate * accumulate if skipping else last
-            chosen = range(epoch * in_epoch + first, done)
-            named = _named(examples, chosen, batch_size=batch_size, seed=seed)
+            affected = range(epoch * in_epoch + first, done)
+            named = _named(examples, affected, batch_size=batch_size, seed=seed)
             where = f"at epoch {epoch + 1}, step {last + 1}, of the examples {named}"
-            if not skipping:
-                raise Diverged(
-                    f"The loss is {logs['loss']} {where}. If these are in order, the update before "
-                    "has spoiled the weights. Lower the learning rate, set `clip_norm`, or leave "
-                    "such updates out with `on_nan`."
-                )
-            _warn(model.optimizer.skipped, where)
-            if not any(np.any(variable) for variable in _loss(model).variables):
-                logs = dict.fromkeys(logs, math.nan)  # not zero: nothing has been measured yet
-        callbacks.on_train_batch_end(last, logs)
+            logs = _after_not_finite(model, logs, where, skipping)
+        hooks.callbacks.on_train_batch_end(last, logs)
         if done % in_epoch == 0:
-            if validate is not None:
-                logs |= {f"val_{name}": value for name, value in validate().items()}
-            callbacks.on_epoch_end(epoch, logs)
-        after_call(done)
-    callbacks.on_train_end()
+            logs |= {f"val_{name}": value for name, value in hooks.validate().items()}
+            hooks.callbacks.on_epoch_end(epoch, logs)
+        hooks.after_call(done)
+    hooks.callbacks.on_train_end()
     return done
 
 
+def _after_not_finite(
+    model: keras.Model, logs: dict[str, float], where: str, skipping: bool
+) -> dict[str, float]:
+    """Returns the logs of a call whose last update was left out.
+
+    Raises:
+        Diverged: it was not to be left out, or it was the tenth of the phase.
+    """
+    if not skipping:
+        raise Diverged(
+            f"The loss is {logs['loss']} {where}. If these are in order, the update before "
+            "has spoiled the weights. Lower the learning rate, set `clip_norm`, or leave "
+            "such updates out with `on_nan`."
+        )
+    _warn(model.optimizer.skipped, where)
+    if not any(np.any(variable) for variable in _loss(model).variables):
+        return dict.fromkeys(logs, math.nan)  # not zero: nothing has been measured yet
+    return logs
+
+
+def acts_on_batches(callback: keras.callbacks.Callback) -> bool:
+    """Tells whether a callback does anything before or after a batch."""
+    names = "on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"
+    plain = keras.callbacks.Callback
+    return any(
+        getattr(getattr(callback, name), "__func__", None) is not getattr(plain, name)
+        for name in names
+    )
+
+
 def _named(examples: Examples, steps: range, *, batch_size: int, seed: int) -> str:
-    """Returns the first examples of some steps, by their indices and names."""
+    """Names the first examples of some steps, by their indices and names."""
     chosen = batches.indices(examples.size, batch_size=batch_size, steps=steps, seed=seed)
     shown = ", ".join(f"{index} ({examples.name(index)})" for index in chosen[:NAMED])
     return shown if len(chosen) <= NAMED else f"{shown}, …"
@@ -160,10 +195,10 @@ def _until_watched(update: int, watch: int) -> int:
     return watch - update % watch if update % watch else 1
 
 
-def _numbers(measured: Mapping[str, tf.Tensor]) -> dict[str, float]:
+def _numbers(metrics: Mapping[str, tf.Tensor]) -> dict[str, float]:
     """Returns a model's running metrics as numbers, "loss" first."""
-    found = {name: float(value) for name, value in measured.items()}
-    return {"loss": found.pop("loss"), **found}
+    numbers = {name: float(value) for name, value in metrics.items()}
+    return {"loss": numbers.pop("loss"), **numbers}
 
 
 def _adapt(limit: int, seconds: float) -> int:
@@ -178,7 +213,7 @@ def build(model: keras.Model, examples: Examples, strategy: tf.distribute.Strate
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
 
-    def metrics(x, y):
+    def metrics(x: Any, y: Any) -> None:
         model.compute_metrics(x, y, model(x, training=False))
 
     run = strategy.run
@@ -193,9 +228,12 @@ def _loss(model: keras.Model) -> keras.metrics.Metric:
     return next(metric for metric in model.metrics if metric.name == "loss")
 
 
-def _compile(model, strategy, skipping):
-    """Returns what runs steps, from (iterator, count) to (steps done, whether all was finite, the
-    model's running metrics).
+# (iterator of batches, most steps to take) → steps taken, whether all was finite, running metrics
+_Steps = Callable[[Any, tf.Tensor], tuple[tf.Tensor, tf.Tensor, Mapping[str, tf.Tensor]]]
+
+
+def _compile(model: keras.Model, strategy: tf.distribute.Strategy, skipping: bool) -> _Steps:
+    """Compiles what takes several steps in one call.
 
     It ends with a step whose loss is not finite or, where it skips, with an update left out. A step
     is traced as Keras's fit does, without AutoGraph, which would read the source of all it calls.
@@ -205,7 +243,7 @@ def _compile(model, strategy, skipping):
     # The sum of an epoch's losses stays NaN or infinite once one has been: one number tells it all.
     total = _loss(model).variables[0]
 
-    def one(x, y, weight, share):
+    def one(x: Any, y: Any, weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
         before = [tf.identity(variable) for variable in counts]
         with model.optimizer.weighing(share):
             model.train_step((x, y, weight))
@@ -218,12 +256,12 @@ def _compile(model, strategy, skipping):
         one = tf.function(one, jit_compile=True, reduce_retracing=True)
 
     @tf.autograph.experimental.do_not_convert
-    def run(iterator):
+    def run(iterator: Any) -> tf.Tensor:
         totals = strategy.run(one, args=next(iterator))
         return tf.math.is_finite(strategy.reduce("SUM", totals, axis=None))
 
     @tf.function(reduce_retracing=True)
-    def steps(iterator, count):
+    def steps(iterator: Any, count: tf.Tensor) -> Any:
         done, finite = tf.constant(0), tf.constant(True)
         while (done < count) & finite:
             finite = run(iterator)
@@ -239,7 +277,7 @@ def _compile(model, strategy, skipping):
     ]
 
     @tf.function(reduce_retracing=True)
-    def updates(iterator, count):
+    def updates(iterator: Any, count: tf.Tensor) -> Any:
         done, finite = tf.constant(0), tf.constant(True)
         while (done < count) & finite:
             before = [tf.identity(part) for part in changing]
@@ -254,45 +292,3 @@ def _compile(model, strategy, skipping):
         return done, finite, model.get_metrics_result()
 
     return updates if model.optimizer.deferred else steps
-
-
-class Measure:
-    """Measures a model on examples, in one pass, each example once, on any strategy.
-
-    Args:
-        model: maps x to outputs; inference mode.
-        task: its `per_example(x, y, outputs)` returns tensors whose first dimension is the batch.
-    """
-
-    def __init__(self, model: keras.Model, task, strategy: tf.distribute.Strategy):
-        self._strategy, self._workers = strategy, workers.of(strategy)
-        self._batches = {}  # kept, since tracing them takes longer than reading small examples
-
-        @tf.function(reduce_retracing=True, autograph=False)
-        def step(iterator):  # whose batches have no fixed size: a smaller one is not traced again
-            return strategy.run(one, args=next(iterator))
-
-        def one(x, y, places):
-            measured = task.per_example(x, y, model(x, training=False))
-            count = tf.size(places)
-            return {name: value[:count] for name, value in measured.items()} | {_PLACES: places}
-
-        self._step = step
-
-    def __call__(self, examples: Examples, batch_size: int) -> dict[str, np.ndarray]:
-        """Returns what the task measures, arrays of [examples.size, …] in the examples' order."""
-        key = examples, batch_size
-        if key not in self._batches:
-            self._batches[key] = batches.evaluation(examples, self._strategy, batch_size=batch_size)
-        parts: dict[str, list] = {}
-        iterator = iter(self._batches[key])
-        for _ in range(batches.steps_per_epoch(examples.size, batch_size)):
-            for name, value in self._step(iterator).items():
-                local = self._strategy.experimental_local_results(value)
-                parts.setdefault(name, []).extend(part.numpy() for part in local)
-        found = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-        places = found.pop(_PLACES)
-        if self._workers.count == 1:
-            return found
-        order = np.argsort(self._workers.concatenate(places))
-        return {name: self._workers.concatenate(part)[order] for name, part in found.items()}

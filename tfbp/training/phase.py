@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import keras
 
 from tfbp.errors import mistake
+from tfbp.settings import Fields, field
 
 OPTIMIZERS = {
     "adagrad": keras.optimizers.Adagrad,
@@ -22,7 +23,7 @@ CLIPPING = ("clip_value", "clip_variable_norm", "clip_norm")
 
 
 @dataclasses.dataclass(frozen=True)
-class Phase:
+class Phase(Fields):
     """One stretch of training with one set of trainable layers and a new optimizer.
 
     An update is one change of the weights: one for each batch, or for each `accumulate` batches.
@@ -74,51 +75,29 @@ class Phase:
         tfbp.UserError: a value outside of what is said above.
     """
 
-    name: str
-    trainable: str
+    name: str = field()
+    trainable: str = field()
     _: dataclasses.KW_ONLY
-    epochs: int
+    epochs: int = field(low=1)
     learning_rate: float | Mapping[str, float]
-    layer_decay: float | None = None
-    schedule: str = "constant"
-    warm_up: float = 0.0
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    clip_value: float | None = None
-    clip_variable_norm: float | None = None
-    clip_norm: float | None = None
-    accumulate: int = 1
-    ema: float | None = None
-    early_stopping: int | None = None
-    batch_norm: str = "frozen"
+    layer_decay: float | None = field(None, above=0, high=1)
+    schedule: str = field("constant", choices=SCHEDULES)
+    warm_up: float = field(0.0, low=0, below=1)
+    optimizer: str = field("adam", choices=OPTIMIZERS)
+    weight_decay: float = field(0.0, low=0)
+    clip_value: float | None = field(None, above=0)
+    clip_variable_norm: float | None = field(None, above=0)
+    clip_norm: float | None = field(None, above=0)
+    accumulate: int = field(1, low=1)
+    ema: float | None = field(None, above=0, below=1)
+    early_stopping: int | None = field(None, low=1)
+    batch_norm: str = field("frozen", choices=BATCH_NORM)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.fullmatch(r"[^/\\]*[^/\\.][^/\\]*", self.name):
             raise mistake("name", "must be a name, which is part of a path too", self.name)
-        _check_whole("epochs", self.epochs)
-        _check_whole("accumulate", self.accumulate)
-        if self.early_stopping is not None:
-            _check_whole("early_stopping", self.early_stopping, ", or None")
         _check_rates(self.learning_rate)
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            rule = "must be above 0 and at most 1, or None"
-            raise mistake("layer_decay", rule, self.layer_decay)
-        if not 0 <= self.warm_up < 1:
-            raise mistake("warm_up", "must be at least 0 and below 1", self.warm_up)
-        if not 0 <= self.weight_decay < float("inf"):
-            raise mistake("weight_decay", "must be zero or positive", self.weight_decay)
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise mistake("ema", "must be between 0 and 1, or None", self.ema)
-        for name in CLIPPING:
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise mistake(name, "must be positive, or None", getattr(self, name))
-        for name, known in (
-            ("schedule", SCHEDULES),
-            ("optimizer", OPTIMIZERS),
-            ("batch_norm", BATCH_NORM),
-        ):
-            if getattr(self, name) not in known:
-                raise mistake(name, "must be one of the known names", getattr(self, name), known)
         if self.warm_up and self.schedule == "one_cycle":
             rule = "must be 0 with the schedule 'one_cycle', which rises by itself"
             raise mistake("warm_up", rule, self.warm_up)
@@ -127,19 +106,15 @@ class Phase:
             raise mistake(given[0], f"must be None beside `{given[1]}`", getattr(self, given[0]))
 
 
-def _check_whole(name: str, value: object, rest: str = "") -> None:
-    if not isinstance(value, numbers.Integral) or value < 1:
-        raise mistake(name, f"must be a whole number of at least 1{rest}", value)
-
-
 def _check_rates(rates: object) -> None:
-    for pattern, rate in rates.items() if isinstance(rates, Mapping) else [("", rates)]:
+    pairs = rates.items() if isinstance(rates, Mapping) else [("", rates)]
+    for pattern, rate in pairs:
         try:
             re.compile(pattern)
         except re.error as error:
             rule = f"must have regular expressions for keys ({error})"
             raise mistake("learning_rate", rule, pattern) from error
-        if not isinstance(rate, numbers.Real) or not 0 < rate < float("inf"):
+        if not isinstance(rate, numbers.Real) or not 0 < float(rate) < float("inf"):
             raise mistake("learning_rate", "must be a positive number", rate)
     if not rates:
         raise mistake("learning_rate", "must be one rate or more", rates)

@@ -5,11 +5,14 @@ import time
 from collections.abc import Iterable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfbp import fingerprint
 from tfbp.errors import CheckFailed
 from tfbp.modeling.freezing import Frozen
+from tfbp.training.loop import Diverged
+from tfbp.workers.workers import Workers
 
 # Path of a layer → SHA-256 of each of its weights, in the order of `layer.weights`.
 Fingerprints = dict[str, list[str]]
@@ -92,6 +95,20 @@ class Proof:
             "trained_layers": len(self._frozen.trainable),
         }
 
+    def check_workers(self, processes: Workers, phase: str) -> None:
+        """Refuses weights that are not the same on all workers at the end of a phase.
+
+        Raises:
+            ProofFailed: names the workers that differ from the chief.
+        """
+        hashes = processes.gather(fingerprint.of_json(self.after).encode())
+        if len(set(hashes)) > 1:
+            wrong = [str(worker) for worker, each in enumerate(hashes) if each != hashes[0]]
+            raise ProofFailed(
+                f"After phase {phase!r} workers have other weights than worker 0: "
+                f"{', '.join(wrong)}."
+            )
+
     @property
     def _layers(self) -> dict[str, keras.layers.Layer]:
         return self._frozen.frozen | self._frozen.trainable
@@ -103,6 +120,28 @@ class Proof:
         values = (tf.convert_to_tensor(variable.value) for variable in variables)
         hashes = iter(fingerprint.of_arrays(values))
         return {path: list(itertools.islice(hashes, len(each))) for path, each in weights.items()}
+
+
+def check_finite(frozen: Frozen, phase: str) -> None:
+    """Refuses weights that the very last update of a phase has spoiled: no loss has shown it.
+
+    Raises:
+        tfbp.training.loop.Diverged: names the variables.
+    """
+    # A statistic may be a mask of infinities that nothing changes.
+    groups = (frozen.learning, lambda x: ~np.isfinite(x)), (frozen.statistics, np.isnan)
+    spoiled = [
+        f"{path}/{variable.name}"
+        for group, wrong in groups
+        for path, variables in group.items()
+        for variable in variables
+        if wrong(np.asarray(variable).astype(np.float64)).any()
+    ]
+    if spoiled:
+        raise Diverged(
+            f"After the last update of phase {phase!r} these are not finite: "
+            f"{', '.join(spoiled)}. Lower the learning rate, or set `clip_norm`."
+        )
 
 
 def _ids(variables: Iterable[keras.Variable]) -> set[int]:
