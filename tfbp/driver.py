@@ -63,8 +63,7 @@ def fit(
         tfbp.training.proof.ProofFailed: something frozen changed, or something did not learn.
     """
     _check_arguments(settings, strategy, unknown)
-    if strategy is None:
-        strategy = strategies.resolve(settings.strategy)
+    strategy = strategies.resolve(settings.strategy if strategy is None else strategy)
     phases = (phases,) if isinstance(phases, Phase) else tuple(phases)
     with workers.of(strategy).watched():
         run = Run(model, splits, task, phases, settings, strategy)

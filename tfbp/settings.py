@@ -21,6 +21,13 @@ from tfbp.errors import UserError, mistake
 from tfbp.finding import IDS
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
+# What TensorFlow can do besides, and why it is refused.
+UNSUPPORTED_STRATEGIES = {
+    "parameter_server": "parameter servers apply gradients whenever a worker has some, so that no "
+    "run would end like one on a single device, or go on bit for bit",
+    "central_storage": "it is an experiment of TensorFlow's; 'mirrored' trains on the same devices",
+    "tpu": "on TPUs nothing of what tfbp promises has been tried",
+}
 
 # What a setting counts for. "run": another value makes another run. "workers": the run stays the
 # same, but all workers need the same value. "process": each worker may have its own.
@@ -294,6 +301,17 @@ class Settings(Fields):
     allow: tuple[str, ...] = field(
         (), "findings of the audit to accept", choices=IDS, counts_for="workers"
     )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.strategy, str) and self.strategy in UNSUPPORTED_STRATEGIES:
+            raise unsupported_strategy(self.strategy, self.strategy)
+        super().__post_init__()
+
+
+def unsupported_strategy(name: str, received: str) -> UserError:
+    """The error for one of `UNSUPPORTED_STRATEGIES`, given as a name or as an object."""
+    rule = f"must be one of the supported strategies: {UNSUPPORTED_STRATEGIES[name]}"
+    return mistake("strategy", rule, received, STRATEGIES)
 
 
 DEFAULTS = Settings()

@@ -10,9 +10,13 @@ import keras
 import pytest
 import tensorflow as tf
 
+import tfbp
+from tfbp import commands
 from tfbp.commands import launch
 from tfbp.errors import UserError
 from tfbp.workers import rendezvous, strategy
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def config(cluster, job="worker", index=0):
@@ -59,13 +63,23 @@ SUPPORTED = "Received: {!r}.\nKnown:\n - auto\n - mirrored\n - multiworker\n - o
     ],
 )
 def test_other_strategies_of_tensorflow_are_refused_with_the_reason(name, kind, reason):
-    # Made without its servers and devices.
-    for strategy_, received in ((name, name), (kind.__new__(kind), kind.__name__)):
+    made = kind.__new__(kind)  # without its servers and devices
+    begin = f"`strategy` must be one of the supported strategies: {reason}"
+    for refuse, received in (
+        (lambda: tfbp.Settings(strategy=name), name),
+        (lambda: strategy.resolve(made), kind.__name__),
+        (lambda: tfbp.fit(None, None, None, [], strategy=made), kind.__name__),
+    ):
         with pytest.raises(UserError) as caught:
-            strategy.resolve(strategy_)
-        begin = f"`strategy` must be one of the supported strategies: {reason}"
+            refuse()
         assert str(caught.value).startswith(begin)
         assert SUPPORTED.format(received) in str(caught.value)
+
+
+def test_the_flag_for_another_strategy_is_refused_with_the_reason(tmp_path, capsys):
+    flags = "--strategy=parameter_server", f"--workdir={tmp_path / 'run'}"
+    assert commands.main(ROOT / "recipes", ["run", "linear_regression", *flags]) == 2
+    assert "parameter servers apply gradients whenever" in capsys.readouterr().err
 
 
 def model_parallel():
@@ -252,12 +266,11 @@ print(group.gather(f"{group.index} of {group.count}".encode()))
 
 @pytest.mark.slow
 def test_two_workers_of_slurm_join():
-    root = str(pathlib.Path(__file__).parents[2])
     kept = {name: text for name, text in os.environ.items() if name != "TF_CONFIG"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
-            env=kept | slurm(rank) | {"PYTHONPATH": root},
+            env=kept | slurm(rank) | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -40,7 +40,6 @@ import ctypes, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 from tfbp import commands
-from tfbp.settings import Fields, field
 sys.exit(commands.main(sys.argv[1], sys.argv[2:]))
 """
 

@@ -13,23 +13,16 @@ import keras
 import tensorflow as tf
 
 from tfbp.errors import UserError, mistake
+from tfbp.settings import STRATEGIES, UNSUPPORTED_STRATEGIES, unsupported_strategy
 from tfbp.workers import rendezvous, workers
 
-NAMES = ("auto", "one", "mirrored", "multiworker")
-# What TensorFlow can do besides, and why it is refused.
-UNSUPPORTED = {
-    "parameter_server": "parameter servers apply gradients whenever a worker has some, so that no "
-    "run would end like one on a single device, or go on bit for bit",
-    "central_storage": "it is an experiment of TensorFlow's; 'mirrored' trains on the same devices",
-    "tpu": "on TPUs nothing of what tfbp promises has been tried",
-}
-_CLASSES = {
+_UNSUPPORTED = {
     "parameter_server": tf.distribute.ParameterServerStrategy,
     "central_storage": tf.distribute.experimental.CentralStorageStrategy,
     "tpu": tf.distribute.TPUStrategy,
 }
 _NO_JOBS = {
-    "ps": f"no parameter servers: {UNSUPPORTED['parameter_server']}",
+    "ps": f"no parameter servers: {UNSUPPORTED_STRATEGIES['parameter_server']}",
     "evaluator": "no evaluator: the workers themselves evaluate after each epoch",
 }
 
@@ -53,11 +46,11 @@ def resolve(
     """
     _refuse_keras_distribution()
     if strategy is None:
-        return tf.distribute.get_strategy()
+        strategy = tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.Strategy):
-        for name, kind in _CLASSES.items():
+        for name, kind in _UNSUPPORTED.items():
             if isinstance(strategy, kind):
-                raise unsupported(name, type(strategy).__name__)
+                raise unsupported_strategy(name, type(strategy).__name__)
         return strategy
     kind = choose(strategy, alone=alone)
     if kind == "multiworker":
@@ -67,21 +60,13 @@ def resolve(
 
 def choose(name: str, *, alone: bool = False) -> str:
     """Returns "one", "mirrored" or "multiworker": what a name of `resolve` means here."""
-    if name in UNSUPPORTED:
-        raise unsupported(name, name)
-    if name not in NAMES:
-        raise mistake("strategy", "must be one of the known names or a strategy", name, NAMES)
+    if name not in STRATEGIES:
+        raise mistake("strategy", "must be one of the known names or a strategy", name, STRATEGIES)
     if name in ("one", "mirrored") or (name == "multiworker" and not alone):
         return name
     if not alone and _named_workers() > 1:
         return "multiworker"
     return "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one"
-
-
-def unsupported(name: str, received: str) -> UserError:
-    """The error for a strategy that tfbp does not support."""
-    rule = f"must be one of the supported strategies: {UNSUPPORTED[name]}"
-    return mistake("strategy", rule, received, NAMES)
 
 
 def _refuse_keras_distribution() -> None:
