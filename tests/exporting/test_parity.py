@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,3 +87,11 @@ def test_what_is_exchanged_arrives_to_the_bit(tmp_path_factory, value):
     arrived = second["score"]["text"]
     assert arrived.dtype == value.dtype
     assert arrived.tolist() == value.tolist() or arrived.tobytes() == value.tobytes()
+
+
+@pytest.mark.slow
+def test_the_fresh_process_has_neither_keras_nor_the_models_code():
+    program = "import sys, tfbp.exporting.parity; print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    assert "tensorflow" in modules and "keras" not in modules
+    assert not {name for name in modules if name.startswith(("tfbp.data", "tfbp.modeling"))}

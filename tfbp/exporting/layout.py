@@ -16,13 +16,13 @@ import os
 import pathlib
 
 from tfbp.errors import mistake
-from tfbp.tasks import task
+from tfbp.tasks import assets
 
 GRAPH = "saved_model.pb"
 EXTRA = "assets.extra"
 DETAILS = pathlib.Path(EXTRA, "tfbp.json")
 CARD = pathlib.Path(EXTRA, "README.md")
-LABELS = pathlib.Path(EXTRA, task.LABELS)
+LABELS = pathlib.Path(EXTRA, assets.LABELS)
 WARMUP = pathlib.Path(EXTRA, "tf_serving_warmup_requests")
 
 # A version is a 64-bit integer to TensorFlow Serving: every number of so many digits is one.

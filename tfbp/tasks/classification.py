@@ -9,9 +9,9 @@ import tensorflow as tf
 from tfbp.data import images
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError, mistake
-from tfbp.tasks import inputs, sample_outputs
+from tfbp.tasks import assets, inputs, sample_outputs
 from tfbp.tasks.smoothing import SmoothedCrossentropy
-from tfbp.tasks.task import LABELS, Signature
+from tfbp.tasks.task import Signature
 
 BALANCED = "balanced"
 
@@ -184,7 +184,7 @@ class Classification:
 
     def assets(self) -> dict[str, str]:
         """Returns `labels.txt`: the class names, one a line, in label order."""
-        return {LABELS: "".join(f"{name}\n" for name in self.classes)}
+        return {assets.LABELS: "".join(f"{name}\n" for name in self.classes)}
 
 
 def _check_weights(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfbp.data.examples import Examples
 from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import UserError
-from tfbp.tasks import sample_outputs, text_functions
+from tfbp.tasks import assets, sample_outputs, text_functions
 from tfbp.tasks.stepper import Stepper
 from tfbp.tasks.task import Signature
 
@@ -99,7 +99,7 @@ class LanguageModel:
 
     def assets(self) -> dict[str, str]:
         """Returns `vocabulary.json`, which another run needs to fine-tune on other text."""
-        return {"vocabulary.json": self.vocabulary.to_json()}
+        return {assets.VOCABULARY: self.vocabulary.to_json()}
 
     def _stepper(self, model: keras.Model, examples: Examples) -> Stepper:
         x, _ = sample_outputs.few(examples, 4)

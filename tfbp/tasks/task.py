@@ -10,9 +10,6 @@ import tensorflow as tf
 
 from tfbp.data.examples import Examples
 
-# The asset in which a task that knows classes names them, one a line, in label order.
-LABELS = "labels.txt"
-
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
