@@ -124,9 +124,8 @@ class Client:
         return time.monotonic() - began
 
 
-@pytest.fixture
-def serve(tmp_path):
-    """Returns a function that serves a folder, and a client of it; all end with the test."""
+def serving():
+    """Yields a function that serves a folder and returns a client of it; all end together."""
     running = []
 
     def start(folder, **settings):
@@ -140,6 +139,18 @@ def serve(tmp_path):
     for server, client in running:
         client.channel.close()
         server.stop()
+
+
+@pytest.fixture
+def serve():
+    """Returns a function that serves a folder, and a client of it; all end with the test."""
+    yield from serving()
+
+
+@pytest.fixture(scope="module")
+def serve_module():
+    """Returns what `serve` does; all end with the module."""
+    yield from serving()
 
 
 @pytest.fixture(scope="module")

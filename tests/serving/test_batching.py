@@ -42,8 +42,8 @@ def answer(future: Future):
 def batcher():
     made = []
 
-    def make(model, joined=True, **limits):
-        made.append((model, Batcher(model, joined, Limits(**limits))))
+    def make(model, **limits):
+        made.append((model, Batcher(model, Limits(**limits))))
         return made[-1][1]
 
     yield make
@@ -53,6 +53,7 @@ def batcher():
 
 
 def test_requests_that_wait_are_answered_by_one_call(batcher):
+    # differs: batching
     model = Model()
     queue = batcher(model)
     first = queue.submit(rows(1), 1)
@@ -89,8 +90,8 @@ def test_rows_of_other_shapes_are_not_joined(batcher):
 
 def test_a_signature_without_rows_is_asked_one_by_one(batcher):
     model = Model()
-    queue = batcher(model, joined=False)
-    futures = [queue.submit(rows(value), 1) for value in range(3)]
+    queue = batcher(model)
+    futures = [queue.submit(rows(value), None) for value in range(3)]
     model.go.set()
     assert [answer(one) for one in futures] == [[0], [2], [4]]
     assert model.calls == [1, 1, 1]
@@ -158,7 +159,7 @@ def test_a_batch_waits_for_more_rows_when_it_may(batcher):
 
 def test_closing_answers_what_is_queued():
     model = Model()
-    queue = Batcher(model, True, Limits(max_batch_size=1))
+    queue = Batcher(model, Limits(max_batch_size=1))
     futures = [queue.submit(rows(value), 1) for value in range(3)]
     model.go.set()
     queue.close()
@@ -182,7 +183,7 @@ def test_a_request_whose_deadline_has_passed_is_not_run(batcher):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=20))
 def test_each_request_gets_its_own_rows(requests):
-    queue = Batcher(lambda inputs, _: {"y": inputs["x"] * 2}, True, Limits(max_batch_size=8))
+    queue = Batcher(lambda inputs, _: {"y": inputs["x"] * 2}, Limits(max_batch_size=8))
     futures = [queue.submit(rows(*values), len(values)) for values in requests]
     assert [answer(one) for one in futures] == [[2 * v for v in values] for values in requests]
     queue.close()

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import threading
+import time
 
 import pytest
 import tensorflow as tf
@@ -158,9 +159,31 @@ def test_a_version_deleted_while_serving_gives_way_to_the_one_before(serve, fold
 
 def test_without_any_version_left_the_model_is_not_found(serve, folder):
     client = serve(folder.parent)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder / "1")
     wait(lambda: constant(client) == 404)
     wait(lambda: states(client) == {1: "END"})
+
+
+@pytest.mark.parametrize("gone", ["m", "."])
+def test_a_folder_that_is_gone_for_a_while_unloads_nothing(serve, folder, write, gone, tmp_path):
+    client = serve(folder.parent)
+    moved = (folder.parent / gone).resolve()
+    moved.rename(tmp_path / "elsewhere")
+    for _ in range(20):
+        assert (constant(client), states(client)) == (10, {1: "AVAILABLE"})
+        threading.Event().wait(0.05)
+    (tmp_path / "elsewhere").rename(moved)
+    publish(write, folder, 2, 20)
+    wait(lambda: constant(client) == 20)
+
+
+def test_a_version_may_be_a_time_in_nanoseconds(serve, folder, write):
+    client = serve(folder.parent)
+    now = time.time_ns()
+    publish(write, folder, now, 20)
+    wait(lambda: constant(client) == 20)
+    assert states(client)[now] == "AVAILABLE"
+    assert constant(client, f"/v1/models/m/versions/{now}:predict") == 20
 
 
 def test_models_that_appear_later_are_served(serve, folder, write):
@@ -181,8 +204,10 @@ def test_a_labelled_version_stays_beside_the_newest(serve, folder, write):
     assert constant(client, "/v1/models/m/labels/canary:predict") == 20
     assert constant(client) == 20
     assert constant(client, "/v1/models/m/labels/other:predict") == 400
-    status, text = client.ask("/v1/models/m/labels/stable")
-    assert (status, json.loads(text)["model_version_status"][0]["version"]) == (200, "1")
+    # As in TensorFlow Serving a label chooses what answers, not what the status tells.
+    for label in ("stable", "other"):
+        status, text = client.ask(f"/v1/models/m/labels/{label}")
+        assert (status, text) == client.ask("/v1/models/m")
 
 
 def test_a_label_without_its_version_is_warned_of_at_the_start(serve, folder, caplog):

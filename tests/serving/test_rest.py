@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import urllib.error
 import urllib.request
 
@@ -83,7 +84,7 @@ ANSWERS = {
         400,
         error("Unrecognized servable version label: canary"),
     ),
-    "named inputs in rows": (
+    "named inputs in rows": (  # differs: order
         f"{SHAPES}:predict",
         json.dumps({"instances": ROWS}),
         200,
@@ -187,7 +188,7 @@ ANSWERS = {
         f"{TWO}:predict",
         "[1]",
         400,
-        error("JSON Value: [\n    1\n] Is not object"),
+        error("JSON Value: [1] Is not object"),
     ),
     "no input": (f"{TWO}:predict", "{}", 400, error("Missing 'inputs' or 'instances' key")),
     "no rows": (
@@ -238,23 +239,23 @@ ANSWERS = {
         400,
         error("JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
     ),
-    "a number that does not fit": (
+    "a number that loses digits": (
         f"{TWO}:predict",
         '{"inputs": [16777217]}',
-        400,
-        error("Cannot convert JSON value: 16777217 to float without loss of precision."),
+        200,
+        '{"outputs": [8.38861e+06]}',
     ),
     "a number that is too large": (
         f"{TWO}:predict",
-        '{"inputs": [1e39]}',
-        400,
-        error("Cannot convert JSON value: 1e+39 to float without loss of precision."),
+        '{"inputs": [1e39, -1e39]}',
+        200,
+        '{"outputs": [Infinity, -Infinity]}',
     ),
     "a number that no double holds": (
         f"{TWO}:predict",
         '{"inputs": [1e400]}',
         400,
-        error("JSON Parse error: Number too big to be stored in double."),
+        error("JSON Parse error: Number too big to be stored in double. at offset: 12"),
     ),
     "an input that is missing": (
         f"{SHAPES}:predict",
@@ -293,27 +294,21 @@ ANSWERS = {
         f"{SHAPES}:predict",
         '{"signature_name": "half", "inputs": [1]}',
         501,
-        error("Conversion of JSON Value to type: float16"),
-    ),
-    "classify": (
-        f"{TWO}:classify",
-        '{"examples": [{"x": 1.0}]}',
-        501,
-        error("classify is not implemented; use predict"),
-    ),
-    "regress": (
-        f"{TWO}:regress",
-        '{"examples": [{"x": 1.0}]}',
-        501,
-        error("regress is not implemented; use predict"),
+        error("Conversion of JSON Value: 1 to type: half"),
     ),
 }
+
+
+def compact(text):
+    """Returns JSON without what lies between its values."""
+    return re.sub(r'("(?:[^"\\]|\\.)*")|\s+', lambda match: match[1] or "", text)
 
 
 @pytest.mark.parametrize("case", ANSWERS)
 def test_the_answer_is_exact(client, case):
     path, body, status, text = ANSWERS[case]
-    assert client.ask(path, body if body is None else body.encode()) == (status, text)
+    answer = client.ask(path, body if body is None else body.encode())
+    assert (answer[0], compact(answer[1])) == (status, compact(text))
 
 
 def test_metadata_describes_each_signature(client):
@@ -389,6 +384,7 @@ def test_bytes_that_are_no_text_are_answered_as_json(client):
 
 
 def test_what_a_graph_refuses_is_the_clients_fault_and_names_no_path(client):
+    # differs: failures
     body = {"signature_name": "refuse_negative", "inputs": [-1.0]}
     status, text = client.ask(f"{SHAPES}:predict", body)
     assert status == 400
@@ -397,8 +393,12 @@ def test_what_a_graph_refuses_is_the_clients_fault_and_names_no_path(client):
 
 
 def test_a_method_that_is_unknown_is_answered_as_json(client):
-    request = urllib.request.Request(client.url + TWO, method="BREW")
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=60)
-    assert caught.value.code == 400
-    assert json.load(caught.value) == {"error": f"Malformed request: BREW {TWO}"}
+    for method, message in (
+        ("PATCH", f"Malformed request: PATCH {TWO}"),
+        ("BREW", "Invalid HTTP request received."),
+    ):
+        request = urllib.request.Request(client.url + TWO, method=method)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=60)
+        assert caught.value.code == 400
+        assert json.load(caught.value) == {"error": message}

@@ -25,14 +25,15 @@ CARD = pathlib.Path(EXTRA, "README.md")
 LABELS = pathlib.Path(EXTRA, assets.LABELS)
 WARMUP = pathlib.Path(EXTRA, "tf_serving_warmup_requests")
 
-# A version is a 64-bit integer to TensorFlow Serving: every number of so many digits is one.
-_DIGITS = 18
+# A version is a signed 64-bit integer to TensorFlow Serving.
+_MOST = 2**63 - 1
+_MOST_CHARACTERS = 255  # of a file's name
 
 
 def number(name: str) -> int | None:
     """Returns the version that a name stands for, `00000123` for 123; None: it is no version's."""
-    is_number = name.isascii() and name.isdecimal() and len(name) <= _DIGITS
-    return int(name) if is_number else None
+    is_number = name.isascii() and name.isdecimal() and len(name) <= _MOST_CHARACTERS
+    return int(name) if is_number and int(name) <= _MOST else None
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -6,23 +6,28 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 
+from tfbp.serving.json_tensor import Array
 from tfbp.serving.limits import Limits
 from tfbp.serving.status import Code, StatusError
 
-Tensors = Mapping[str, np.ndarray]
+Tensors = Mapping[str, Array]
+
+# Only requests of one kind can be joined: equal types and shapes of a row.
+Kind = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 
 
 @dataclasses.dataclass
 class _Request:
     inputs: Tensors
-    rows: int
-    kind: tuple  # Only requests of one kind can be joined: equal types and shapes of a row.
+    rows: int | None  # None: it is a call of its own.
+    kind: Kind
     arrived: float
     deadline: float
-    future: Future
+    future: "Future[Tensors]"
 
 
 class Batcher:
@@ -30,7 +35,6 @@ class Batcher:
 
     Args:
         run: answers the inputs of a batch, given the seconds until its last deadline.
-        joined: whether requests may be joined along the first dimension. Else each is one call.
         limits: batch size, timeout and queue length.
         threads: calls that may run at once.
     """
@@ -38,11 +42,10 @@ class Batcher:
     def __init__(
         self,
         run: Callable[[Tensors, float], Tensors],
-        joined: bool,
         limits: Limits,
         threads: int = 1,
     ):
-        self._run, self._joined, self._limits = run, joined, limits
+        self._run, self._limits = run, limits
         self._queue: collections.deque[_Request] = collections.deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -53,10 +56,15 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, inputs: Tensors, rows: int, seconds: float | None = None) -> Future:
-        """Returns the future answer to `inputs`, of `rows` rows. Cancelled in time, it never runs.
+    def submit(
+        self, inputs: Tensors, rows: int | None, seconds: float | None = None
+    ) -> "Future[Tensors]":
+        """Returns the future answer to `inputs`. Cancelled in time, it never runs.
 
         Args:
+            inputs: name → array.
+            rows: size of the first dimension of all of them, along which requests are joined.
+                None where they have none that is open: then they are a call of their own.
             seconds: how long the answer is of use, at most and by default the limits' deadline.
 
         Raises:
@@ -99,7 +107,7 @@ class Batcher:
             if not self._queue:
                 return []
             batch = [self._queue.popleft()]
-            if not self._joined:
+            if batch[0].rows is None:
                 return batch
             until = batch[0].arrived + self._limits.batch_timeout_ms / 1000
             while self._fill(batch) and not self._closed:
@@ -111,11 +119,11 @@ class Batcher:
 
     def _fill(self, batch: list[_Request]) -> bool:
         """Moves what fits from the queue into the batch, and returns whether more would fit."""
-        room = self._limits.max_batch_size - sum(one.rows for one in batch)
+        room = self._limits.max_batch_size - sum(one.rows or 0 for one in batch)
         kept = []
         while self._queue and room > 0:
             one = self._queue.popleft()
-            if one.kind == batch[0].kind and one.rows <= room:
+            if one.kind == batch[0].kind and one.rows is not None and one.rows <= room:
                 batch.append(one)
                 room -= one.rows
             else:
@@ -142,15 +150,15 @@ class Batcher:
             answer = self._run(joined, _remaining(batch))
         except Exception:  # One request's fault is not its neighbours'.
             return False
-        rows = sum(one.rows for one in batch)
+        rows = sum(one.rows or 0 for one in batch)
         if any(value.shape[:1] != (rows,) for value in answer.values()):
             return False
         start = 0
         for one in batch:
-            part = slice(start, start + one.rows)
+            part = slice(start, start + (one.rows or 0))
             # Copies, so that a row that is kept does not keep the batch.
             one.future.set_result({name: value[part].copy() for name, value in answer.items()})
-            start += one.rows
+            start = part.stop
         return True
 
 

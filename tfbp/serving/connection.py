@@ -1,59 +1,96 @@
-"""HTTP connections that do not wait for ever: uvicorn's, with a time for the head of a request."""
+"""HTTP connections that do not wait for ever: uvicorn's, with bounds for strangers."""
 
 import asyncio
-import json
+import collections
+import dataclasses
 import socket
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tfbp.serving import json_text
+
+# A request line and its headers. curl sends 100 bytes, a browser with its cookies some thousands.
+_MOST_HEAD_BYTES = 64 * 2**10
 
 
-def protocol(head_seconds: float, most: int) -> type[H11Protocol]:
-    """Returns the class of the connections of one server.
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """What connections may do.
 
-    Args:
+    Attributes:
         head_seconds: the time for a request line and its headers to arrive, also of the next
             request on a connection that is kept. uvicorn itself waits for ever.
         most: connections at once; one more is closed.
+        most_per_address: connections of one address; one more is closed. 0: as many as `most`.
     """
 
-    class Connection(H11Protocol):
-        _timer: asyncio.TimerHandle | None = None
+    head_seconds: float
+    most: int
+    most_per_address: int
 
-        def connection_made(self, transport):
+
+def protocol(bounds: Bounds) -> type[HttpToolsProtocol]:
+    """Returns the class of the connections of one server."""
+    addresses: collections.Counter[str] = collections.Counter()
+
+    class Connection(HttpToolsProtocol):
+        _timer: asyncio.TimerHandle | None = None
+        _head_bytes = 0
+        _address = ""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self._address = self.client[0] if self.client else ""
+            addresses[self._address] += 1
+            too_many = bounds.most_per_address and (
+                addresses[self._address] > bounds.most_per_address
+            )
+            if too_many or len(self.connections) > bounds.most:
+                transport.abort()
+                return
             # asyncio does so only for sockets that were made with the protocol's number. Else an
             # answer's body waits for the acknowledgement of its head, 40 ms and more.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if len(self.connections) > most:
-                transport.close()
-            else:
-                self._timer = self.loop.call_later(head_seconds, transport.close)
+            self._start()
 
-        def data_received(self, data):
+        def data_received(self, data: bytes) -> None:
+            if self._timer is not None:
+                self._head_bytes += len(data)
             super().data_received(data)
-            if self.conn.their_state is not h11.IDLE:
-                self._stop()
-            elif self._timer is None:
-                self._timer = self.loop.call_later(head_seconds, self.transport.close)
+            if self._timer is not None and self._head_bytes > _MOST_HEAD_BYTES:
+                self.send_400_response("The head of the request is too long.")
 
-        def send_400_response(self, msg):
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            if self._timer is None:
+                self._start()
+
+        def on_headers_complete(self) -> None:
+            self._stop()
+            super().on_headers_complete()
+
+        def send_400_response(self, msg: str) -> None:
             """Answers what is no HTTP in the words of all other answers."""
-            content = json.dumps({"error": msg}).encode()
-            headers = [("content-type", "application/json"), ("connection", "close")]
-            for event in (
-                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-                h11.Data(data=content),
-                h11.EndOfMessage(),
-            ):
-                self.transport.write(self.conn.send(event))
+            content = json_text.member("error", json_text.string(msg)).encode()
+            head = (
+                "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(content)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + content)
             self.transport.close()
 
-        def connection_lost(self, exc):
+        def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
+            addresses[self._address] -= 1
+            if not addresses[self._address]:
+                del addresses[self._address]
             super().connection_lost(exc)
 
-        def _stop(self):
+        def _start(self) -> None:
+            self._head_bytes = 0
+            self._timer = self.loop.call_later(bounds.head_seconds, self.transport.close)
+
+        def _stop(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None

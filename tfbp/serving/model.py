@@ -3,11 +3,13 @@
 import os
 import pathlib
 import threading
+import time
 
 from absl import logging
 
 from tfbp.exporting import layout
 from tfbp.serving.limits import Limits
+from tfbp.serving.metrics import Metrics
 from tfbp.serving.status import Code, StatusError
 from tfbp.serving.version import Version
 
@@ -28,10 +30,19 @@ class Model:
         folder: holds `<version>/saved_model.pb`.
         limits: for the signatures.
         kept: versions that stay loaded beside the newest.
+        metrics: counts what is loaded.
     """
 
-    def __init__(self, name: str, folder: pathlib.Path, limits: Limits, kept: set[int]):
-        self._name, self._folder, self._limits, self._kept = name, folder, limits, kept
+    def __init__(
+        self,
+        name: str,
+        folder: pathlib.Path,
+        limits: Limits,
+        kept: set[int],
+        metrics: Metrics,
+    ):
+        self._folder, self._limits, self._kept, self._metrics = folder, limits, kept, metrics
+        self._name = f"{name!a}"[1:-1]  # for the log, in which a name ends no line
         self._lock = threading.Lock()  # guards the two dictionaries that requests read
         self._serving: dict[int, Version] = {}
         self._states: dict[int, tuple[str, StatusError | None]] = {}
@@ -44,9 +55,8 @@ class Model:
     def acquire(self, number: int | None) -> Version | None:
         """Returns the newest version, or the one asked for, with the caller among its users."""
         with self._lock:
-            if number is None:
-                number = max(self._serving, default=None)
-            version = self._serving.get(number)
+            newest = max(self._serving, default=0)
+            version = self._serving.get(newest if number is None else number)
             if version is not None:
                 version.acquire()
             return version
@@ -59,9 +69,11 @@ class Model:
     def scan(self) -> None:
         """Looks at the folder once: loads, swaps and retires what has come and gone.
 
-        Where it cannot be read, the log says so once, and what is loaded goes on.
+        Where it cannot be read or is gone, as a network's may be for a while, the log says so once,
+        and what is loaded goes on.
         """
         try:
+            os.stat(self._folder)
             found = _stamps(self._folder)
         except OSError as error:
             if str(error) != self._unreadable:
@@ -106,15 +118,18 @@ class Model:
         replaced = number in self._serving
         if not replaced:
             self._note(number, "LOADING")
+        began = time.perf_counter()
         try:
             version = Version(self._folder / stamp[0], self._limits)
         except Exception as error:
+            self._metrics.load(f"{self._name}/{number}", False, time.perf_counter() - began)
             logging.error("Version %d of %s cannot be loaded: %s", number, self._name, error)
             self._broken[number] = stamp
             if not replaced:
                 message = f"Version {number} cannot be loaded; the server's log says why."
                 self._note(number, "END", StatusError(Code.UNKNOWN, message))
             return False
+        self._metrics.load(f"{self._name}/{number}", True, time.perf_counter() - began)
         with self._lock:
             old = self._serving.get(number)
             self._serving[number] = version
@@ -170,7 +185,7 @@ def _files(folder: str, prefix: str) -> list[tuple[str, int, int, int]]:
     return files
 
 
-def _file(entry: os.DirEntry, name: str) -> tuple[str, int, int, int]:
+def _file(entry: os.DirEntry[str], name: str) -> tuple[str, int, int, int]:
     try:
         at = entry.stat()
     except OSError:  # It leads nowhere. Whether the model needs it, loading will tell.

@@ -11,6 +11,7 @@ from absl import logging
 from tfbp.errors import mistake
 from tfbp.exporting import layout
 from tfbp.serving.limits import Limits
+from tfbp.serving.metrics import Metrics
 from tfbp.serving.model import Model
 from tfbp.serving.status import Code, StatusError, invalid
 from tfbp.serving.version import Version
@@ -25,15 +26,18 @@ class Models:
         folder: holds `<model>/<version>/saved_model.pb`, or is the folder of one model.
         limits: for the signatures of all versions.
         labels: model → label → version. Labelled versions stay loaded beside the newest.
+        metrics: counts what is loaded.
     """
 
     def __init__(
         self,
         folder: pathlib.Path,
         limits: Limits,
-        labels: Mapping[str, Mapping[str, int]] | None = None,
+        labels: Mapping[str, Mapping[str, int]],
+        metrics: Metrics,
     ):
-        self._folder, self._limits, self._labels = folder, limits, labels or {}
+        self._folder, self._limits, self._labels, self._metrics = folder, limits, labels, metrics
+        self._logged = ""
         self._models: dict[str, Model] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="versions", daemon=True)
@@ -70,7 +74,7 @@ class Models:
             raise invalid("ModelSpec has no name specified.")
         number = self._number(name, number, label)
         model = self._models.get(name)
-        version = model and model.acquire(number)
+        version = model.acquire(number) if model is not None else None
         if version is None:
             wanted = f"Latest({name})" if number is None else f"Specific({name}, {number})"
             raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {wanted}")
@@ -79,19 +83,18 @@ class Models:
         finally:
             version.release()
 
-    def status(
-        self, name: str, number: int | None, label: str | None
-    ) -> list[tuple[int, str, StatusError | None]]:
+    def known(self, name: str) -> bool:
+        """Returns whether there is, or was, a model of a name."""
+        return name in self._models
+
+    def status(self, name: str, number: int | None) -> list[tuple[int, str, StatusError | None]]:
         """Returns (version, state, error) of a model's versions, newest first, or of one of them.
 
         The states are those of TensorFlow Serving: START, LOADING, AVAILABLE, UNLOADING, END.
 
         Raises:
-            StatusError: there is no such model or version, or no such label.
+            StatusError: there is no such model or version (NOT_FOUND).
         """
-        if not name:
-            raise invalid("Missing model name in request.")
-        number = self._number(name, number, label)
         model = self._models.get(name)
         states = model.states() if model else {}
         if number is not None:
@@ -121,13 +124,15 @@ class Models:
             try:
                 self._scan()
             except Exception as error:  # The watching must outlive whatever lies in the folder.
-                logging.error("The models in %s: %s", self._folder, error, exc_info=error)
+                if str(error) != self._logged:
+                    logging.error("The models in %s: %s", self._folder, error, exc_info=error)
+                self._logged = str(error)
 
     def _scan(self) -> None:
         for name, folder in model_folders(self._folder).items():
             if name not in self._models:
                 labelled = set(self._labels.get(name, {}).values())
-                self._models[name] = Model(name, folder, self._limits, labelled)
+                self._models[name] = Model(name, folder, self._limits, labelled, self._metrics)
         for model in list(self._models.values()):
             model.scan()
 

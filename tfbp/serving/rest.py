@@ -2,202 +2,199 @@
 
 import asyncio
 import contextlib
-import json
+import dataclasses
 import re
+import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
-from google.protobuf import json_format
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-from tensorflow_serving.apis import get_model_metadata_pb2
-
-from tfbp.serving import answers, rest_answer, rest_request, status
+from tfbp.serving import answers, failures, inference, json_text, metrics, rest_answer
+from tfbp.serving.body import Body, ClientLeft, Memory, Receive
 from tfbp.serving.gate import Gate
 from tfbp.serving.limits import Limits
 from tfbp.serving.models import Models
+from tfbp.serving.reading import Reader
+from tfbp.serving.rest_request import Bounds
 from tfbp.serving.status import HTTP, Code, StatusError, invalid
 
 # As in tensorflow_serving/model_servers/http_rest_api_util.cc.
-_MODEL = r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
-_ASK = re.compile(_MODEL + r":(classify|regress|predict)", re.IGNORECASE)
-_SHOW = re.compile(_MODEL + r"(?:/(metadata))?", re.IGNORECASE)
+_VERSION = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
+_ASK = re.compile(
+    rf"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", re.IGNORECASE | re.ASCII
+)
+_SHOW = re.compile(rf"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", re.IGNORECASE | re.ASCII)
 
-# Bodies above it are parsed in a thread of their own, one at a time, so that others are answered
-# in between.
+# Answers of more bytes are written in a thread of their own, so that others come in between.
 _LARGE = 64 * 2**10
 # Bodies of the largest size that are in memory at once; those that come slowly take no other place.
 _BODIES = 16
-# A body so many times over the limit is not read to its end any more.
-_PATIENCE = 4
-# How long the rest of a body is read, and thrown away, that the answer does not depend on. A client
-# that still sends when the connection is closed may not see the answer.
-_DRAIN_SECONDS = 0.5
+
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+Spec = tuple[str, int | None, str | None]  # model, version, label
+
+
+@dataclasses.dataclass
+class _Answer:
+    code: Code
+    text: str
+    http: int = 200
+    media_type: str = "application/json"
+    headers: list[tuple[bytes, bytes]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class _Asked:
+    """Which model and method a path names, for the metrics."""
+
+    model: str = ""
+    api: str = ""
 
 
 class Rest:
     """The REST API over the models, an ASGI application."""
 
-    def __init__(self, models: Models, gate: Gate, limits: Limits):
-        self._models, self._gate, self._limits = models, gate, limits
-        self._held = 0  # bytes of bodies in memory
-        self._room = max(_BODIES * limits.max_body_bytes, _LARGE * limits.max_concurrency)
-        self._parsing = asyncio.Lock()
+    def __init__(self, models: Models, gate: Gate, limits: Limits, counts: metrics.Metrics):
+        self._models, self._gate, self._limits, self._metrics = models, gate, limits, counts
+        self._memory = Memory(max(_BODIES * limits.max_body_bytes, _LARGE * limits.max_concurrency))
+        self._reader = Reader(Bounds(limits.max_json_depth, limits.max_batch_size))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        body = Body(dict(scope["headers"]), receive, self._memory, self._limits.max_body_bytes)
         try:
-            response = await self._answer(request)
+            answer = await self._answer(scope, body)
         finally:
-            self._held -= getattr(request.state, "held", 0)
-        await response(scope, receive, send)
+            body.release()
+        content = answer.text.encode(errors="replace")
+        headers = [
+            (b"content-type", answer.media_type.encode()),
+            (b"content-length", str(len(content)).encode()),
+            *answer.headers,
+        ]
+        await send({"type": "http.response.start", "status": answer.http, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
 
-    async def _answer(self, request: Request) -> Response:
-        headers = {}
+    def close(self) -> None:
+        """Ends what reads large bodies."""
+        self._reader.close()
+
+    async def _answer(self, scope: Mapping[str, Any], body: Body) -> _Answer:
+        began = time.perf_counter()
+        asked = _Asked()
         try:
             async with asyncio.timeout(self._limits.deadline_seconds) as deadline:
-                self._gate.admit(request.headers.get("authorization", ""))
-                text = await self._route(request, deadline.when())
-            code = Code.OK
-        except ClientDisconnect:  # Nobody reads the answer.
-            return Response(status_code=HTTP[Code.CANCELLED])
+                answer = await self._route(scope, body, asked, deadline.when() or 0.0)
+        except ClientLeft:  # Nobody reads the answer.
+            return _Answer(Code.CANCELLED, "", HTTP[Code.CANCELLED])
         except Exception as error:
-            cleaned = status.of(error)
-            code = cleaned.code
-            text = json.dumps({"error": cleaned.message}, ensure_ascii=False)
-            if code is Code.UNAUTHENTICATED:
-                headers["www-authenticate"] = "Bearer"
-        if code is Code.UNAVAILABLE or not await self._ended(request, code):
-            headers["connection"] = "close"
-        content = text.encode(errors="replace")
-        return Response(content, HTTP[code], headers, media_type="application/json")
+            fault = failures.status_of(error)
+            text = json_text.member("error", json_text.string(fault.message))
+            answer = _Answer(fault.code, text, fault.http)
+            if fault.code is Code.UNAUTHENTICATED:
+                answer.headers.append((b"www-authenticate", b"Bearer"))
+        if self._models.known(asked.model):
+            self._metrics.request(asked.model, answer.code.name)
+            if answer.code is Code.OK:
+                seconds = time.perf_counter() - began
+                self._metrics.latency(asked.model, asked.api, "REST", seconds)
+        # A body that has come too late is not waited for any more.
+        late = answer.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+        if late or not await body.drain():
+            answer.headers.append((b"connection", b"close"))
+        return answer
 
-    async def _route(self, request: Request, deadline: float) -> str:
-        path = request.scope["raw_path"].decode("latin-1")
-        malformed = invalid(f"Malformed request: {request.method} {path}")
+    async def _route(
+        self, scope: Mapping[str, Any], body: Body, asked: _Asked, deadline: float
+    ) -> _Answer:
+        method, path = scope["method"], scope["raw_path"].decode("latin-1")
+        origins = _values(scope, b"origin")
+        self._gate.check_page(_values(scope, b"host"), origins, method)
+        self._gate.admit(_values(scope, b"authorization"))
+        if path == metrics.PATH:
+            return _Answer(Code.OK, self._metrics.page(), media_type="text/plain")
         if not path.lower().startswith("/v1/"):
-            raise StatusError(Code.NOT_FOUND, f"Not found: {request.method} {path}")
-        if request.method == "POST" and (match := _ASK.fullmatch(path)):
-            name, number, label = _model_spec(match)
-            body = await self._body(request)
-            if match[4].lower() != "predict":
-                raise StatusError(
-                    Code.UNIMPLEMENTED, f"{match[4].lower()} is not implemented; use predict"
-                )
+            raise StatusError(Code.NOT_FOUND, f"Not found: {method} {path}")
+        if method == "OPTIONS":
+            if not any("http://" in origin or "https://" in origin for origin in origins):
+                message = "Origin header is missing in CORS preflight"
+                raise StatusError(Code.FAILED_PRECONDITION, message)
+            return _Answer(Code.OK, "")
+        if method == "POST" and (match := _ASK.fullmatch(path)):
+            spec = _model_spec(match)
+            asked.model, asked.api = spec[0], match[4].lower()
+            content = await body.read()
             with self._gate.place():
-                return await self._predict(name, number, label, body, deadline)
-        if request.method == "GET" and path.rstrip("/").lower() == "/v1/models":
-            raise invalid("Missing model name in request.")
-        if request.method == "GET" and (match := _SHOW.fullmatch(path)):
-            name, number, label = _model_spec(match)
+                if asked.api == "predict":
+                    return await self._predict(spec, content, deadline)
+                return await self._infer(spec, asked.api, content, deadline)
+        if method == "GET" and (match := _SHOW.fullmatch(path)):
+            if not match[1]:
+                raise invalid("Missing model name in request.")
+            spec = _model_spec(match)
+            asked.model = spec[0]
             with self._gate.place():
-                if not match[4]:
-                    return _json(answers.status(self._models.status(name, number, label)))
-                with self._models.use(name, number, label) as version:
-                    return _metadata_json(answers.metadata(name, version))
-        raise malformed
+                return self._show(spec, bool(match[4]))
+        raise invalid(f"Malformed request: {method} {path}")
 
-    async def _ended(self, request: Request, code: Code) -> bool:
-        """Returns whether the request has been read to its end, which is waited for shortly."""
-        announced = request.headers.get("content-length", "0") != "0"
-        if not announced and "transfer-encoding" not in request.headers:
-            return True
-        if getattr(request.state, "ended", False):
-            return True
-        if code is Code.DEADLINE_EXCEEDED or "expect" in request.headers:
-            return False
-        try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                async for _ in request.stream():
-                    pass
-        except (TimeoutError, ClientDisconnect):
-            return False
-        return True
+    def _show(self, spec: Spec, metadata: bool) -> _Answer:
+        if not metadata:
+            name, number, _ = spec
+            return _Answer(Code.OK, answers.status_json(self._models.status(name, number)))
+        with self._models.use(*spec) as version:
+            return _Answer(Code.OK, answers.metadata_json(spec[0], version))
 
-    async def _body(self, request: Request) -> bytes:
-        encoding = request.headers.get("content-encoding", "identity").lower()
-        if encoding != "identity":
-            raise StatusError(Code.UNIMPLEMENTED, f"Content-Encoding {encoding} is not supported")
-        limit, size, parts = self._limits.max_body_bytes, 0, []
-        async for part in request.stream():
-            size += len(part)
-            if size <= limit:
-                self._hold(request, len(part))
-                parts.append(part)
-            elif size > _PATIENCE * limit:
-                raise _BodyTooLarge(limit)
-        request.state.ended = True
-        # Read to its end where that is not far: a client that still sends sees no answer.
-        if size > limit:
-            raise _BodyTooLarge(limit)
-        return b"".join(parts)
-
-    def _hold(self, request: Request, size: int) -> None:
-        """Counts bytes of a body until its request is answered."""
-        if self._held + size > self._room:
-            raise StatusError(Code.RESOURCE_EXHAUSTED, "Too many large requests at once")
-        self._held += size
-        request.state.held = getattr(request.state, "held", 0) + size
-
-    async def _predict(
-        self, name: str, number: int | None, label: str | None, body: bytes, deadline: float
-    ) -> str:
-        large = len(body) > _LARGE
+    async def _predict(self, spec: Spec, body: bytes, deadline: float) -> _Answer:
         with contextlib.ExitStack() as used:
-            async with self._parsing if large else contextlib.nullcontext():
-                document = await _call(large, rest_request.parse, body, self._limits.max_json_depth)
-                version = used.enter_context(self._models.use(name, number, label))
-                signature = version.signature(rest_request.signature_name(document))
-                inputs, in_rows = await _call(
-                    large, rest_request.inputs, document, signature.inputs, self._limits
-                )
-                del document  # Its many lists would be looked through for garbage while we wait.
-            seconds = deadline - asyncio.get_running_loop().time()
-            future = await _call(large, signature.submit, inputs, seconds)
+            try:
+                version = used.enter_context(self._models.use(*spec))
+            except StatusError as error:  # What is wrong with the JSON is said first.
+                await self._reader.read(body, error)
+                raise
+            inputs = await self._reader.read(body, version.json)
+            signature = version.signature(inputs.signature)
+            future = signature.submit(inputs.arrays, _seconds_to(deadline))
             outputs = await asyncio.wrap_future(future)
+        write = rest_answer.rows if inputs.as_rows else rest_answer.columns
         size = sum(value.nbytes for value in outputs.values())
-        write = rest_answer.rows if in_rows else rest_answer.columns
-        return await _call(size > _LARGE, write, outputs)
+        return _Answer(Code.OK, await _call(size > _LARGE, write, outputs))
+
+    async def _infer(self, spec: Spec, api: str, body: bytes, deadline: float) -> _Answer:
+        inputs = await self._reader.read(body, None)
+        method = inference.CLASSIFY if api == "classify" else inference.REGRESS
+        with self._models.use(*spec) as version:
+            missing = "No signature was found with the name"
+            signature = inference.signature(version, inputs.signature, method, missing)
+            future = signature.submit(inputs.arrays, _seconds_to(deadline))
+            outputs = await asyncio.wrap_future(future)
+        (examples,) = inputs.arrays.values()
+        if api == "classify":
+            labels, scores = inference.classes(outputs, len(examples))
+            return _Answer(Code.OK, rest_answer.classifications(labels, scores))
+        values = inference.regressions(outputs, len(examples))
+        return _Answer(Code.OK, rest_answer.regressions(values))
 
 
-class _BodyTooLarge(StatusError):
-    def __init__(self, limit: int):
-        super().__init__(
-            Code.INVALID_ARGUMENT, f"The body of the request is over the limit of {limit} bytes"
-        )
+def _seconds_to(deadline: float) -> float:
+    return deadline - asyncio.get_running_loop().time()
 
 
-async def _call(in_thread: bool, function: Callable, *arguments):
+async def _call(in_thread: bool, write: Callable[..., str], *arguments: Any) -> str:
     if in_thread:
-        return await asyncio.to_thread(function, *arguments)
-    return function(*arguments)
+        return await asyncio.to_thread(write, *arguments)
+    return write(*arguments)
 
 
-def _model_spec(match: re.Match) -> tuple[str, int | None, str | None]:
-    name, number, label = match[1], match[2], match[3]
-    if number is not None:
-        digits = number.lstrip("0") or "0"
+def _values(scope: Mapping[str, Any], name: bytes) -> list[str]:
+    """Returns all values that a request has for a header."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def _model_spec(match: re.Match[str]) -> Spec:
+    name, text, label = match[1], match[2], match[3]
+    number = None
+    if text is not None:
+        digits = text.lstrip("0") or "0"
         if len(digits) > 19 or int(digits) >= 2**63:
-            raise invalid(f"Failed to convert version: {digits[:40]} to numeric.")
+            raise invalid(f"Failed to convert version: {text} to numeric.")
         number = int(digits)
     return urllib.parse.unquote(name), number, label and urllib.parse.unquote(label)
-
-
-def _json(message) -> str:
-    return json_format.MessageToJson(
-        message,
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
-        indent=1,
-    )
-
-
-def _metadata_json(response: get_model_metadata_pb2.GetModelMetadataResponse) -> str:
-    """Returns the message with its `Any` unpacked, as TensorFlow Serving writes it."""
-    signatures = get_model_metadata_pb2.SignatureDefMap()
-    response.metadata["signature_def"].Unpack(signatures)
-    return (
-        f'{{\n"model_spec":{_json(response.model_spec)},\n'
-        f'"metadata": {{"signature_def": {_json(signatures)}}}\n}}\n'
-    )

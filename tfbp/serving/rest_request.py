@@ -1,123 +1,82 @@
-"""The body of a REST request as tensors: TensorFlow Serving's JSON, with its error texts.
+"""The body of a REST request as arrays, as https://www.tensorflow.org/tfx/serving/api_rest has it.
 
-The mapping is that of https://www.tensorflow.org/tfx/serving/api_rest.
+Nothing here needs TensorFlow: bodies that are large are read by a process of their own.
 """
 
-import base64
-import binascii
-import itertools
-import json
-import math
-import re
-import string
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from tfbp.serving.limits import Limits
-from tfbp.serving.signature import batched, check_rows
-from tfbp.serving.status import Code, StatusError, invalid
+from tfbp.serving import examples, json_document, json_text
+from tfbp.serving.json_tensor import Array, is_binary, tensor
+from tfbp.serving.status import StatusError, invalid
 
-Specs = Mapping[str, tf.TensorSpec]
-
-# Characters of a JSON value that an error shows.
-_SHOWN = 200
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-# What a number too large for a double has: an exponent of three digits, or very many digits. They
-# are looked for among zeros, which takes a twentieth of the time of a regular expression.
-_HUGE = (b"e000", b"e+000", b"0" * 200)
-_ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
-_BLANKS = string.whitespace.encode()
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_BITS = {tf.float32: 24, tf.float64: 53}  # of the significand: integers up to 2**bits - 1 are exact
-_INTEGERS = {
-    tf.int8,
-    tf.int16,
-    tf.int32,
-    tf.int64,
-    tf.uint8,
-    tf.uint16,
-    tf.uint32,
-    tf.uint64,
-}
-_TYPES = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
-# What rapidjson says, by the beginning of what Python's parser says.
-_PARSE_ERRORS = {
-    "Extra data": "The document root must not be followed by other values.",
-    "Expecting property name": "Missing a name for object member.",
-    "Expecting ':'": "Missing a colon after a name of object member.",
-    "Expecting ','": "Missing a comma or } or ] after a member or an element.",
-    "Unterminated string": "Missing a closing quotation mark in string.",
-    "Invalid \\": "Invalid escape character in string.",
-    "Invalid control": "Invalid encoding in string.",
-}
+DEFAULT = "serving_default"
 
 
-def parse(body: bytes, max_depth: int) -> dict:
-    """Returns the JSON object of a body; NaN, Infinity and -Infinity are numbers in it.
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What an input of a signature takes.
 
-    Raises:
-        StatusError: it is no JSON object, or nests deeper than `max_depth` (INVALID_ARGUMENT).
+    Attributes:
+        dtype: TensorFlow's name of the type.
+        batched: whether the first dimension is there and may have any size.
     """
-    if not body.strip():
-        raise invalid("JSON Parse error: The document is empty")
-    depth = _depth(body)
-    if depth > max_depth:
-        raise invalid(f"JSON Parse error: nested {depth} deep, over the limit of {max_depth}")
-    try:
-        # A parser of floats of our own takes several times as long.
-        zeros = body.translate(_ZEROS)
-        parse_float = _finite if any(mark in zeros for mark in _HUGE) else None
-        document = json.loads(body.decode("utf-8-sig"), parse_float=parse_float)
-    except json.JSONDecodeError as error:
-        known = (text for start, text in _PARSE_ERRORS.items() if error.msg.startswith(start))
-        offset = len(error.doc[: error.pos].encode())
-        message = next(known, "Invalid value.")
-        raise invalid(f"JSON Parse error: {message} at offset: {offset}") from None
-    except UnicodeDecodeError as error:
-        raise invalid(
-            f"JSON Parse error: Invalid encoding in string. at offset: {error.start}"
-        ) from None
-    except ValueError:  # from _finite, or an integer of thousands of digits
-        raise invalid("JSON Parse error: Number too big to be stored in double.") from None
-    if type(document) is not dict:
-        raise _format(document, "Is not object")
-    return document
+
+    dtype: str
+    batched: bool
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(text)
-    return number
+Specs = Mapping[str, Spec]
 
 
-def signature_name(document: dict) -> str:
-    """Returns the `signature_name` of a request, "" where it has none.
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """What a body may hold.
 
-    Raises:
-        StatusError: it is no string.
+    Attributes:
+        depth: lists and objects in each other.
+        rows: of a signature that takes rows.
     """
-    name = document.get("signature_name", "")
-    if type(name) is not str:
-        raise _format(
-            document, "not formatted correctly. 'signature_name' key must be a string value."
-        )
-    return name
+
+    depth: int
+    rows: int
 
 
-def inputs(document: dict, specs: Specs, limits: Limits) -> tuple[dict[str, np.ndarray], bool]:
-    """Returns the input tensors of a request, and whether they came as rows (`instances`).
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The inputs of a request.
+
+    Attributes:
+        signature: the name that was asked for, "" for the default one.
+        arrays: name of an input → array.
+        as_rows: whether they came as rows (`instances`), as which they are answered.
+    """
+
+    signature: str
+    arrays: dict[str, Array]
+    as_rows: bool
+
+
+def predict(body: bytes, signatures: Mapping[str, Specs] | StatusError, bounds: Bounds) -> Inputs:
+    """Returns the inputs that a body for `:predict` holds.
 
     Args:
-        document: what `parse` returned.
-        specs: what the signature takes, by name.
-        limits: how many rows there may be. More are refused before any value is looked at.
+        body: JSON.
+        signatures: name → what its inputs take; or why there are none, which is raised when the
+            body turns out to be JSON.
+        bounds: more is refused before any value is looked at.
 
     Raises:
-        StatusError: they are not what the signature takes.
+        StatusError: it holds no inputs that the signature takes.
     """
+    document = json_document.parse(body, bounds.depth)
+    name = _signature_name(document)
+    specs = _specs(name or DEFAULT, signatures)
+    if not specs:
+        raise invalid(f"Failed to get input map for signature: {name or 'DEFAULT'}")
     if "instances" in document and "inputs" in document:
         raise _format(
             document,
@@ -126,25 +85,72 @@ def inputs(document: dict, specs: Specs, limits: Limits) -> tuple[dict[str, np.n
     if "instances" in document:
         instances = document["instances"]
         if type(instances) is not list:
-            raise _format(document, "Excepting 'instances' to be an list/array")
+            raise _format(document, "Expecting 'instances' to be an list/array")
         if not instances:
             raise _format(document, "No values in 'instances' array")
-        if any(map(batched, specs.values())):
-            check_rows(len(instances), limits)
-        return _rows(instances, specs), True
+        if any(spec.batched for spec in specs.values()):
+            check_rows(len(instances), bounds.rows)
+        return Inputs(name, _rows(instances, specs), True)
     if "inputs" in document:
-        return _columns(document["inputs"], specs, limits), False
+        return Inputs(name, _columns(document["inputs"], specs, bounds), False)
     raise invalid("Missing 'inputs' or 'instances' key")
 
 
-def _depth(body: bytes) -> int:
-    """Returns how deep lists and objects nest, without recursion and in linear time."""
-    brackets = np.frombuffer(_STRING.sub(b"", body).translate(None, _NO_BRACKETS), np.uint8)
-    # Of "[", "{", "]" and "}" in ASCII, the opening ones have bit 1.
-    return int(np.cumsum((brackets & 2).astype(np.int32) - 1).max(initial=0))
+def inspect(body: bytes, bounds: Bounds) -> Inputs:
+    """Returns the examples that a body for `:classify` or `:regress` holds, serialized.
+
+    Raises:
+        StatusError: it holds none.
+    """
+    document = json_document.parse(body, bounds.depth, last=True)
+    name = _signature_name(document)
+    context = b""
+    if "context" in document:
+        context = examples.serialized(document["context"])
+    if "examples" not in document:
+        raise _format(
+            document, "When method is classify, key 'examples' is expected and was not found"
+        )
+    values = document["examples"]
+    if type(values) is not list:
+        raise _format(document, "Expecting 'examples' value to be an list/array")
+    if not values:
+        raise _format(document, "'examples' value is an empty array")
+    check_rows(len(values), bounds.rows)
+    array = np.empty(len(values), object)
+    # Two messages behind each other are one that has the fields of both.
+    array[:] = [context + examples.serialized(value) for value in values]
+    return Inputs(name, {examples.INPUT: array}, True)
 
 
-def _rows(instances: list, specs: Specs) -> dict[str, np.ndarray]:
+def check_rows(count: int, most: int) -> None:
+    """Refuses a request of more rows than a batch has.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT.
+    """
+    if count > most:
+        raise invalid(f"Task size {count} is larger than maximum input batch size {most}")
+
+
+def _signature_name(document: dict[str, Any]) -> str:
+    name = document.get("signature_name", "")
+    if type(name) is not str:
+        raise _format(
+            document, "not formatted correctly. 'signature_name' key must be a string value."
+        )
+    return name
+
+
+def _specs(name: str, signatures: Mapping[str, Specs] | StatusError) -> Specs:
+    if isinstance(signatures, StatusError):
+        raise signatures
+    if name not in signatures:
+        raise invalid(f'Serving signature name: "{name}" not found in signature def')
+    return signatures[name]
+
+
+def _rows(instances: list[Any], specs: Specs) -> dict[str, Array]:
     if not _named(instances[0]):
         if len(specs) > 1:
             raise invalid(
@@ -167,8 +173,8 @@ def _rows(instances: list, specs: Specs) -> dict[str, np.ndarray]:
                     f"JSON object: does not have named input: {key}"
                 )
             raise invalid(
-                f"{where} of 'instances' list. JSON object: {_text(element)} "
-                f"must only have keys: {','.join(sorted(specs))}"
+                f"{where} of 'instances' list. JSON object: {json_text.shown(element)} "
+                f"keys must be equal to: {','.join(sorted(specs))}"
             )
     return {
         name: _column([element[name] for element in instances], spec, f" key: {name}")
@@ -176,33 +182,31 @@ def _rows(instances: list, specs: Specs) -> dict[str, np.ndarray]:
     }
 
 
-def _column(values: list, spec: tf.TensorSpec, key: str) -> np.ndarray:
+def _column(values: list[Any], spec: Spec, key: str) -> Array:
     """Returns one input of all rows. Where it is wrong, says in which row."""
     try:
-        return _tensor(values, spec.dtype)
+        return tensor(values, spec.dtype)
     except StatusError as error:
-        if error.code is not Code.INVALID_ARGUMENT:
-            raise
         fault = error
     first = None
     for number, value in enumerate(values):
         try:
-            tensor = _tensor(value, spec.dtype)
-            first = tensor if first is None else first
-            if tensor.size != first.size:
-                raise invalid(f"Expecting tensor size: {first.size} but got: {tensor.size}")
-            if tensor.shape != first.shape:
-                shapes = [f"[{','.join(map(str, one.shape))}]" for one in (first, tensor)]
+            row = tensor(value, spec.dtype)
+            first = row if first is None else first
+            if row.size != first.size:
+                raise invalid(f"Expecting tensor size: {first.size} but got: {row.size}")
+            if row.shape != first.shape:
+                shapes = [f"[{','.join(map(str, one.shape))}]" for one in (first, row)]
                 raise invalid(f"Expecting shape {shapes[0]} but got: {shapes[1]}")
         except StatusError as error:
             raise invalid(
                 f"Failed to process element: {number}{key} of 'instances' list. "
-                f"Error: INVALID_ARGUMENT: {error.message}"
+                f"Error: {error.code.name}: {error.message}"
             ) from None
     raise fault
 
 
-def _columns(value, specs: Specs, limits: Limits) -> dict[str, np.ndarray]:
+def _columns(value: Any, specs: Specs, bounds: Bounds) -> dict[str, Array]:
     if not _named(value):
         if len(specs) > 1:
             raise invalid(
@@ -213,146 +217,14 @@ def _columns(value, specs: Specs, limits: Limits) -> dict[str, np.ndarray]:
     for name, spec in specs.items():
         if name not in value:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
-        if batched(spec) and type(value[name]) is list:
-            check_rows(len(value[name]), limits)
-    return {name: _tensor(value[name], spec.dtype) for name, spec in specs.items()}
+        if spec.batched and type(value[name]) is list:
+            check_rows(len(value[name]), bounds.rows)
+    return {name: tensor(value[name], spec.dtype) for name, spec in specs.items()}
 
 
-def _tensor(value, dtype: tf.DType) -> np.ndarray:
-    """Returns a JSON value, a number, a string or nested lists of them, as an array."""
-    shape, level = [], [value]
-    while level and type(level[0]) is list:
-        size = len(level[0])
-        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
-            _explain(value, dtype, 0, _shape(value))
-        shape.append(size)
-        level = list(itertools.chain.from_iterable(level))
-    if not _plain(set(map(type, level)), dtype):
-        _explain(value, dtype, 0, shape)
-    if dtype == tf.string:
-        array = np.empty(len(level), object)
-        array[:] = [_bytes(one) for one in level]
-        return array.reshape(shape)
-    if dtype in _INTEGERS and level:
-        low, high = max(dtype.min, -(2**63)), min(dtype.max, 2**64 - 1)
-        if min(level) < low or max(level) > high:
-            _explain(value, dtype, 0, shape)
-    if dtype in _BITS and level:
-        try:
-            level = np.array(level, np.float64)
-        except OverflowError:
-            _explain(value, dtype, 0, shape)
-        if np.abs(level[np.isfinite(level)]).max(initial=0) >= 2 ** _BITS[dtype]:
-            _explain(value, dtype, 0, shape)
-    with np.errstate(over="ignore"):  # to infinity, which `_explain` has let pass
-        return np.array(level, dtype.as_numpy_dtype).reshape(shape)
+def _named(value: Any) -> bool:
+    return type(value) is dict and not is_binary(value)
 
 
-def _plain(types: set[type], dtype: tf.DType) -> bool:
-    """Returns whether JSON values of these types can all be of the dtype."""
-    if dtype in _BITS:
-        return types <= {int, float}
-    if dtype in _INTEGERS:
-        return types <= {int}
-    if dtype == tf.bool:
-        return types <= {bool}
-    if dtype == tf.string:
-        return types <= {str, dict}
-    raise StatusError(Code.UNIMPLEMENTED, f"Conversion of JSON Value to type: {dtype.name}")
-
-
-def _explain(value, dtype: tf.DType, level: int, shape: list[int]) -> None:
-    """Raises what is wrong with the first value that is wrong; returns where none is."""
-    if type(value) is not list:
-        if level != len(shape):
-            raise invalid(
-                f"JSON Value: {_text(value)} found at incorrect level: {level + 1} "
-                f"in the JSON DOM. Expected at level: {len(shape)}"
-            )
-        _check(value, dtype)
-        return
-    if level >= len(shape):
-        raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
-    if len(value) != shape[level]:
-        raise invalid(
-            f"Encountered list at unexpected size: {len(value)} at level: {level} "
-            f"expected size: {shape[level]}"
-        )
-    for one in value:
-        _explain(one, dtype, level + 1, shape)
-
-
-def _check(value, dtype: tf.DType) -> None:
-    fits = _plain({type(value)}, dtype)
-    if fits and dtype in _INTEGERS:
-        fits = dtype.min <= value <= dtype.max
-    if not fits:
-        raise invalid(
-            f"JSON Value: {_text(value)} Type: {_type(value)} "
-            f"is not of expected type: {_name(dtype)}"
-        )
-    if dtype in _BITS:
-        exact = type(value) is float or abs(value) < 2 ** _BITS[dtype]
-        if not exact or float(dtype.max) < abs(value) < float("inf"):
-            raise invalid(
-                f"Cannot convert JSON value: {_text(value)} to {_name(dtype)} "
-                "without loss of precision."
-            )
-
-
-def _bytes(value: str | dict) -> bytes:
-    """Returns the string of a JSON string, or of `{"b64": …}`.
-
-    In that padding may be left out, and blanks and line breaks put in.
-    """
-    if type(value) is dict:
-        if not _binary(value):
-            raise invalid(f"JSON Value: {_text(value)} not formatted correctly for base64 data")
-        try:
-            text = value["b64"].encode("ascii").translate(None, _BLANKS)
-            return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
-        except (binascii.Error, ValueError):
-            raise invalid("Unable to base64 decode") from None
-    try:
-        return value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from None
-
-
-def _shape(value) -> list[int]:
-    """Returns the shape that the first elements announce."""
-    shape = []
-    while type(value) is list:
-        shape.append(len(value))
-        value = value[0] if value else None
-    return shape
-
-
-def _named(value) -> bool:
-    return type(value) is dict and not _binary(value)
-
-
-def _binary(value) -> bool:
-    return type(value) is dict and value.keys() == {"b64"} and type(value["b64"]) is str
-
-
-def _name(dtype: tf.DType) -> str:
-    return {tf.float32: "float", tf.float64: "double"}.get(dtype, dtype.name)
-
-
-def _type(value) -> str:
-    return "Null" if value is None else _TYPES.get(type(value), str(value))
-
-
-def _text(value) -> str:
-    """Returns JSON to show, cut after `_SHOWN` characters without writing the rest."""
-    text = ""
-    for part in json.JSONEncoder(indent=4, ensure_ascii=False).iterencode(value):
-        text += part
-        if len(text) > _SHOWN:
-            return text[:_SHOWN] + "…"
-    return text
-
-
-def _format(document, message: str) -> StatusError:
-    return invalid(f"JSON Value: {_text(document)} {message}")
+def _format(document: Any, message: str) -> StatusError:
+    return invalid(f"JSON Value: {json_text.shown(document)} {message}")

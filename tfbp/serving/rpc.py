@@ -1,124 +1,253 @@
-"""TensorFlow Serving's gRPC services, on its official protos."""
+"""TensorFlow Serving's gRPC services, on its official protos.
 
-import functools
-from collections.abc import Callable
+A method is served as a stream of requests of which the first one counts, which is the same on the
+wire: so the token is asked for before a message is received and parsed.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import (
-    model_service_pb2_grpc,
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
     predict_pb2,
-    prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
-from tfbp.serving import answers, status, tensors
+from tfbp.serving import answers, examples, failures, inference, tensors
+from tfbp.serving.batching import Tensors
 from tfbp.serving.gate import Gate
 from tfbp.serving.limits import Limits
+from tfbp.serving.metrics import Metrics
 from tfbp.serving.models import Models
+from tfbp.serving.rest_request import DEFAULT
+from tfbp.serving.signature import Signature
 from tfbp.serving.status import Code, StatusError, invalid
-from tfbp.serving.version import DEFAULT
+from tfbp.serving.version import Version
+
+# Messages of more bytes are worked on in a thread, so that others are answered in between.
+_LARGE = 64 * 2**10
+_MISSING = "No signature was found with the name"
+
+# Takes a request and the seconds until nobody waits for the answer any more.
+Method = Callable[[Any, float], Awaitable[Any]]
 
 
-def _answered(method: Callable) -> Callable:
-    """Makes a method a handler: behind the gate, its exceptions as clean codes."""
+class Rpc:
+    """The services over the models."""
 
-    @functools.wraps(method)
-    def handler(self, request, context):
-        authorization = dict(context.invocation_metadata()).get("authorization", "")
-        try:
-            self.gate.admit(authorization)
-            with self.gate.place():
-                return method(self, request, context)
-        except Exception as error:
-            cleaned = status.of(error)
-        context.abort(cleaned.code, cleaned.message)
+    def __init__(self, models: Models, gate: Gate, limits: Limits, counts: Metrics):
+        self._models, self._gate, self._limits, self._metrics = models, gate, limits, counts
 
-    return handler
-
-
-def _unimplemented(name: str) -> Callable:
-    @_answered
-    def handler(self, request, context):
-        raise StatusError(Code.UNIMPLEMENTED, f"{name} is not implemented; use Predict")
-
-    return handler
-
-
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata."""
-
-    def __init__(self, models: Models, gate: Gate, limits: Limits):
-        self.gate = gate
-        self._models, self._limits = models, limits
-
-    @_answered
-    def Predict(self, request, context):
-        inputs = {
-            key: tensors.of_proto(proto, self._limits.max_body_bytes)
-            for key, proto in request.inputs.items()
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Adds both services to a gRPC server."""
+        services: dict[str, dict[str, tuple[Method, type]]] = {
+            "tensorflow.serving.PredictionService": {
+                "Predict": (self._predict, predict_pb2.PredictRequest),
+                "Classify": (self._classify, classification_pb2.ClassificationRequest),
+                "Regress": (self._regress, regression_pb2.RegressionRequest),
+                "MultiInference": (self._infer, inference_pb2.MultiInferenceRequest),
+                "GetModelMetadata": (
+                    self._metadata,
+                    get_model_metadata_pb2.GetModelMetadataRequest,
+                ),
+            },
+            "tensorflow.serving.ModelService": {
+                "GetModelStatus": (self._status, get_model_status_pb2.GetModelStatusRequest),
+                "HandleReloadConfigRequest": (
+                    self._reload,
+                    model_management_pb2.ReloadConfigRequest,
+                ),
+            },
         }
-        name = request.model_spec.signature_name or DEFAULT
-        with self._models.use(*_model_spec(request)) as version:
-            if name not in version.signatures:
-                raise StatusError(
-                    Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
-                )
-            signature = version.signatures[name]
-            chosen = _chosen(list(request.output_filter), list(signature.outputs))
-            most = self._limits.deadline_seconds
-            remaining = context.time_remaining()
-            seconds = most if remaining is None else min(remaining, most)
-            future = signature.submit(inputs, seconds)
+        for service, methods in services.items():
+            handlers = {
+                name: grpc.stream_unary_rpc_method_handler(self._handler(name, method, message))
+                for name, (method, message) in methods.items()
+            }
+            server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service, handlers),)
+            )
+
+    def _handler(self, api: str, method: Method, message: type) -> Callable[..., Any]:
+        """Returns what answers a call: behind the gate, exceptions as clean codes."""
+
+        async def handle(contents: AsyncIterator[bytes], context: Any) -> bytes:
+            began, model = time.perf_counter(), ""
             try:
-                outputs = future.result(seconds)
-            except TimeoutError:
-                future.cancel()
-                raise
-        response = predict_pb2.PredictResponse()
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.signature_name = name
-        response.model_spec.version.value = version.number
-        for key in chosen:
-            response.outputs[key].CopyFrom(tensors.to_proto(outputs[key]))
+                metadata = context.invocation_metadata() or ()
+                self._gate.admit([value for key, value in metadata if key == "authorization"])
+                content = await anext(aiter(contents))
+                with self._gate.place():
+                    request = message.FromString(content)  # type: ignore[attr-defined]
+                    model = _model(request)
+                    most = self._limits.deadline_seconds
+                    remaining = context.time_remaining()
+                    seconds = most if remaining is None else min(remaining, most)
+                    async with asyncio.timeout(seconds):
+                        response = await method(request, seconds)
+                    self._count(model, Code.OK, api, time.perf_counter() - began)
+                    return bytes(response.SerializeToString())
+            except Exception as error:
+                fault = failures.status_of(error)
+            self._count(model, fault.code, api, 0.0)
+            await context.abort(getattr(grpc.StatusCode, fault.code.name), fault.message)
+            raise AssertionError("abort raises")
+
+        return handle
+
+    def _count(self, model: str, code: Code, api: str, seconds: float) -> None:
+        if self._models.known(model):
+            self._metrics.request(model, code.name)
+            if code is Code.OK:
+                self._metrics.latency(model, api, "GRPC", seconds)
+
+    async def _predict(self, request: Any, seconds: float) -> Any:
+        large = request.ByteSize() > _LARGE
+        inputs = await _call(large, _inputs, request, self._limits.max_body_bytes)
+        with self._models.use(*_model_spec(request)) as version:
+            name = request.model_spec.signature_name or DEFAULT
+            signature = version.signature(name)
+            aliases = _chosen(list(request.output_filter), list(signature.outputs))
+            outputs = await _run(signature, inputs, seconds)
+            response = predict_pb2.PredictResponse()
+            _describe(response.model_spec, request.model_spec.name, name, version)
+        size = sum(outputs[alias].nbytes for alias in aliases)
+        await _call(size > _LARGE, _fill, response, {alias: outputs[alias] for alias in aliases})
         return response
 
-    @_answered
-    def GetModelMetadata(self, request, context):
+    async def _classify(self, request: Any, seconds: float) -> Any:
+        response = classification_pb2.ClassificationResponse()
+        with self._models.use(*_model_spec(request)) as version:
+            name = request.model_spec.signature_name
+            signature = inference.signature(version, name, inference.CLASSIFY, _MISSING)
+            inputs = examples.of_input(request.input)
+            outputs = await _run(signature, inputs, seconds)
+            _fill_classes(response.result, outputs, len(inputs[examples.INPUT]))
+            _describe(response.model_spec, request.model_spec.name, name or DEFAULT, version)
+        return response
+
+    async def _regress(self, request: Any, seconds: float) -> Any:
+        response = regression_pb2.RegressionResponse()
+        with self._models.use(*_model_spec(request)) as version:
+            name = request.model_spec.signature_name
+            signature = inference.signature(version, name, inference.REGRESS, _MISSING)
+            inputs = examples.of_input(request.input)
+            outputs = await _run(signature, inputs, seconds)
+            _fill_regressions(response.result, outputs, len(inputs[examples.INPUT]))
+            _describe(response.model_spec, request.model_spec.name, name or DEFAULT, version)
+        return response
+
+    async def _infer(self, request: Any, seconds: float) -> Any:
+        response = inference_pb2.MultiInferenceResponse()
+        if not request.tasks:
+            raise invalid("ModelSpec has no name specified.")
+        spec = _model_spec(request.tasks[0])
+        with self._models.use(*spec) as version:
+            signatures = _tasks(request, version)
+            inputs = examples.of_input(request.input)
+            count = len(inputs[examples.INPUT])
+            running = [_run(signature, inputs, seconds) for signature in signatures]
+            for task, outputs in zip(request.tasks, await asyncio.gather(*running), strict=True):
+                result = response.results.add()
+                if task.method_name == inference.CLASSIFY:
+                    _fill_classes(result.classification_result, outputs, count)
+                else:
+                    _fill_regressions(result.regression_result, outputs, count)
+                name = task.model_spec.signature_name or DEFAULT
+                _describe(result.model_spec, task.model_spec.name, name, version)
+        return response
+
+    async def _metadata(self, request: Any, seconds: float) -> Any:
+        spec = _model_spec(request)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid(f"Metadata field {field} is not supported")
-        with self._models.use(*_model_spec(request)) as version:
+        with self._models.use(*spec) as version:
             return answers.metadata(request.model_spec.name, version)
 
-    Classify = _unimplemented("Classify")
-    Regress = _unimplemented("Regress")
-    MultiInference = _unimplemented("MultiInference")
+    async def _status(self, request: Any, seconds: float) -> Any:
+        name, number, _ = _model_spec(request)
+        return answers.status(self._models.status(name, number))
+
+    async def _reload(self, request: Any, seconds: float) -> Any:
+        raise StatusError(
+            Code.UNIMPLEMENTED, "HandleReloadConfigRequest is not implemented: folders are watched"
+        )
 
 
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus."""
-
-    def __init__(self, models: Models, gate: Gate):
-        self.gate = gate
-        self._models = models
-
-    @_answered
-    def GetModelStatus(self, request, context):
-        return answers.status(self._models.status(*_model_spec(request)))
-
-    HandleReloadConfigRequest = _unimplemented("HandleReloadConfigRequest")
+async def _run(signature: Signature, inputs: Tensors, seconds: float) -> Tensors:
+    return await asyncio.wrap_future(signature.submit(inputs, seconds))
 
 
-def add_to(server: grpc.Server, models: Models, gate: Gate, limits: Limits) -> None:
-    """Adds both services to a gRPC server."""
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(models, gate, limits), server
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(models, gate), server)
+async def _call(in_thread: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.to_thread(function, *arguments) if in_thread else function(*arguments)
 
 
-def _model_spec(request) -> tuple[str, int | None, str | None]:
+def _inputs(request: Any, max_bytes: int) -> Tensors:
+    return {key: tensors.of_proto(proto, max_bytes) for key, proto in request.inputs.items()}
+
+
+def _fill(response: Any, outputs: Tensors) -> None:
+    for alias, value in outputs.items():
+        tensors.fill(response.outputs[alias], value)
+
+
+def _fill_classes(result: Any, outputs: Tensors, count: int) -> None:
+    labels, scores = inference.classes(outputs, count)
+    for row_labels, row_scores in zip(labels, scores, strict=True):
+        row = result.classifications.add()
+        for label, score in zip(row_labels, row_scores, strict=True):
+            row.classes.add(label=label.decode(errors="replace"), score=score)
+
+
+def _fill_regressions(result: Any, outputs: Tensors, count: int) -> None:
+    for value in inference.regressions(outputs, count).ravel():
+        result.regressions.add(value=value)
+
+
+def _tasks(request: Any, version: Version) -> list[Signature]:
+    """Returns the signatures that the tasks of a request name."""
+    signatures: list[Signature] = []
+    for task in request.tasks:
+        name = task.model_spec.signature_name or DEFAULT
+        if not task.model_spec.name:
+            raise invalid("Found ModelSpec with an empty model name.")
+        if task.model_spec.name != request.tasks[0].model_spec.name:
+            raise invalid(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+            )
+        if name in [one.name for one in signatures]:
+            raise invalid(f"Duplicate evaluation of signature: {name}")
+        missing = "Requested signature not found in model graph"
+        if name not in version.definitions:
+            raise invalid(f"{missing}: {name}")
+        if task.method_name not in (inference.CLASSIFY, inference.REGRESS):
+            message = f"Unsupported signature method_name: {task.method_name}"
+            raise StatusError(Code.UNIMPLEMENTED, message)
+        signatures.append(inference.signature(version, name, task.method_name, missing))
+    return signatures
+
+
+def _describe(spec: Any, name: str, signature: str, version: Version) -> None:
+    spec.name, spec.signature_name = name, signature
+    spec.version.value = version.number
+
+
+def _model(request: Any) -> str:
+    one = request.tasks[0] if getattr(request, "tasks", None) else request
+    return str(one.model_spec.name) if hasattr(one, "model_spec") else ""
+
+
+def _model_spec(request: Any) -> tuple[str, int | None, str | None]:
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     spec = request.model_spec
@@ -127,13 +256,13 @@ def _model_spec(request) -> tuple[str, int | None, str | None]:
     return spec.name, number, spec.version_label if chosen == "version_label" else None
 
 
-def _chosen(asked: list[str], known: list[str]) -> list[str]:
-    for alias in asked:
+def _chosen(aliases: list[str], known: list[str]) -> list[str]:
+    for alias in aliases:
         if alias not in known:
             raise invalid(
                 f"output tensor alias not found in signature: {alias} Outputs expected to be in "
                 f"the set {{{','.join(known)}}}."
             )
-        if asked.count(alias) > 1:
+        if aliases.count(alias) > 1:
             raise invalid(f"duplicate output tensor alias: {alias}")
-    return asked or known
+    return aliases or known

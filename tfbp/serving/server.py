@@ -1,22 +1,25 @@
 """The server: the models of a folder behind a REST and a gRPC port, from start to drain."""
 
+import asyncio
 import errno
 import pathlib
 import socket
 import threading
-from collections.abc import Mapping
-from concurrent import futures
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import grpc
 import uvicorn
+import uvloop
 
 from tfbp.errors import mistake
-from tfbp.serving import rpc
-from tfbp.serving.connection import protocol
+from tfbp.serving.connection import Bounds, protocol
 from tfbp.serving.gate import Gate
 from tfbp.serving.limits import Limits
+from tfbp.serving.metrics import Metrics
 from tfbp.serving.models import Models, check_labels, model_folders
 from tfbp.serving.rest import Rest
+from tfbp.serving.rpc import Rpc
 
 # Idle connections are kept as long as nginx keeps them; clients that reuse one are not surprised.
 KEEP_ALIVE_SECONDS = 75
@@ -66,72 +69,100 @@ class Server:
             )
         check_labels(labels or {}, models)
         self._limits = limits
-        self._models = Models(folder, limits, labels)
-        self._gate = Gate(token, limits.max_concurrency)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=1024)
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise mistake("--host", "must be an address of this machine", host) from None
-            raise mistake("--port", f"must be free on {host} ({error.strerror})", port) from None
-        self.port = self._socket.getsockname()[1]
-        self._grpc = grpc.server(
-            futures.ThreadPoolExecutor(limits.max_concurrency, "grpc"),
-            maximum_concurrent_rpcs=limits.max_concurrency,
-            options=[
-                ("grpc.max_receive_message_length", limits.max_body_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        rpc.add_to(self._grpc, self._models, self._gate, limits)
+        self._gate = Gate(host, token, limits.max_concurrency)
+        metrics = Metrics()
+        self._models = Models(folder, limits, labels or {}, metrics)
+        self._rest = Rest(self._models, self._gate, limits, metrics)
+        self._rpc = Rpc(self._models, self._gate, limits, metrics)
+        self._socket = _listen(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        # One loop for both ports, in a thread that is not the main one: there uvicorn would take
+        # the signals.
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="serving", daemon=True)
+        self._thread.start()
         address = f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}"
         try:
-            self.grpc_port = self._grpc.add_insecure_port(address)
+            self.grpc_port: int = self._wait(self._open_grpc(address))
         except RuntimeError:
             self._socket.close()
+            self._end_loop()
             raise mistake("--grpc_port", f"must be free on {host}", grpc_port) from None
-        self._http = uvicorn.Server(
-            uvicorn.Config(
-                Rest(self._models, self._gate, limits),
-                http=protocol(
-                    limits.deadline_seconds, CONNECTIONS_FOR_EACH_REQUEST * limits.max_concurrency
-                ),
-                loop="asyncio",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=round(limits.deadline_seconds) + 1,
-            )
-        )
-        # Not the main thread: there uvicorn would take the signals.
-        self._thread = threading.Thread(
-            target=self._http.run, args=([self._socket],), name="http", daemon=True
-        )
+        self._http = uvicorn.Server(_http_config(self._rest, limits))
 
     def __enter__(self) -> "Server":
         self.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
         """Loads the models, then opens the ports. A model that is broken is logged."""
         self._models.start()
-        self._grpc.start()
-        self._thread.start()
+        self._wait(self._grpc.start())
+        self._serving = asyncio.run_coroutine_threadsafe(
+            self._http.serve([self._socket]), self._loop
+        )
 
     def stop(self) -> None:
         """Drains: takes no new request, answers those that it has, then frees the models."""
         self._gate.shut()
         self._http.should_exit = True
-        grpc_ended = self._grpc.stop(self._limits.deadline_seconds)
-        self._thread.join()
-        grpc_ended.wait()
+        self._wait(self._grpc.stop(self._limits.deadline_seconds))
+        self._serving.result()
+        self._end_loop()
+        self._rest.close()
         self._models.close()
+
+    async def _open_grpc(self, address: str) -> int:
+        """Returns the port. Raises RuntimeError where it is taken."""
+        self._grpc = grpc.aio.server(
+            maximum_concurrent_rpcs=2 * self._limits.max_concurrency,
+            options=[
+                ("grpc.max_receive_message_length", self._limits.max_body_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        self._rpc.add_to(self._grpc)
+        return int(self._grpc.add_insecure_port(address))
+
+    def _wait(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise mistake("--host", "must be an address of this machine", host) from None
+        raise mistake("--port", f"must be free on {host} ({error.strerror})", port) from None
+
+
+def _http_config(rest: Rest, limits: Limits) -> uvicorn.Config:
+    bounds = Bounds(
+        min(limits.head_seconds, limits.deadline_seconds),
+        CONNECTIONS_FOR_EACH_REQUEST * limits.max_concurrency,
+        limits.max_connections_per_address,
+    )
+    return uvicorn.Config(
+        rest,
+        http=protocol(bounds),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=round(limits.deadline_seconds) + 1,
+    )

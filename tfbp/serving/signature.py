@@ -4,13 +4,16 @@ import contextlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.client import pywrap_tf_session
 
-from tfbp.serving import images
+from tfbp.serving import images, rest_request, tensors
 from tfbp.serving.batching import Batcher, Tensors
+from tfbp.serving.json_tensor import Array, name
 from tfbp.serving.limits import Limits
 from tfbp.serving.status import Code, StatusError, invalid
 
@@ -27,24 +30,33 @@ class Signature:
     """A signature whose tensors are numpy arrays; strings are arrays of bytes objects.
 
     Requests are joined to batches where every input and output has an open first dimension. As in
-    TensorFlow Serving, that takes such a signature to answer each row by itself.
+    TensorFlow Serving, that takes such a signature to answer each row by itself. Shapes are not
+    compared with the signature's: whether one fits, the graph says.
 
     Attributes:
         name: as clients ask for it.
         inputs: name → `tf.TensorSpec`.
         outputs: name → `tf.TensorSpec`.
+        json: what its inputs take, for requests in JSON.
     """
 
     def __init__(
         self,
         name: str,
-        definition: tf.compat.v1.MetaGraphDef.SignatureDefEntry,
+        definition: Any,  # a SignatureDef
         session: tf.compat.v1.Session,
         limits: Limits,
     ):
         self.name = name
         self.inputs = _specs(definition.inputs)
         self.outputs = _specs(definition.outputs)
+        self.json = {
+            key: rest_request.Spec(spec.dtype.name, batched(spec))
+            for key, spec in self.inputs.items()
+        }
+        self._defaults = {
+            key: tensors.of_proto(proto) for key, proto in definition.defaults.items()
+        }
         self._limits = limits
         self._session = session
         self._feed = [definition.inputs[key].name for key in self.inputs]
@@ -56,23 +68,22 @@ class Signature:
             )
         )
         specs = (*self.inputs.values(), *self.outputs.values())
-        self._joined = all(map(batched, specs))
+        self._joined = bool(self.inputs) and all(map(batched, specs))
         threads = 1 if self._joined else os.cpu_count() or 1
-        self._batcher = Batcher(self.run, self._joined, limits, threads)
+        self._batcher = Batcher(self.run, limits, threads)
 
-    def run(self, inputs: Tensors, seconds: float) -> dict[str, np.ndarray]:
+    def run(self, inputs: Tensors, seconds: float) -> dict[str, Array]:
         """Returns the outputs for inputs that have been checked, by one call of the graph.
 
         A call that answers one request ends after `seconds`, so that it holds its thread no longer
         than somebody waits. One for a batch has the limits' deadline, which is fixed and faster.
         """
-        fed = [inputs[name] for name in self.inputs]
-        if self._joined:
-            values = self._call(*fed)
-        else:
-            feed = dict(zip(self._feed, fed, strict=True))
-            values = self._session.run(self._fetch, feed, options=_options(seconds, _ALONE))
-        return dict(zip(self.outputs, values, strict=True))
+        fed = [inputs[key] for key in self.inputs]
+        values = self._call(*fed) if self._joined else self._run(fed, _options(seconds, _ALONE))
+        return {
+            key: _array(value, spec)
+            for value, (key, spec) in zip(values, self.outputs.items(), strict=True)
+        }
 
     def warm_up(self, inputs: Tensors) -> None:
         """Answers once, however long that takes: the first call takes longer than all others.
@@ -81,83 +92,87 @@ class Signature:
             StatusError: the inputs are not what the signature takes (INVALID_ARGUMENT).
             tf.errors.OpError: the graph fails.
         """
-        self._check_names(inputs)
-        for name, value in inputs.items():
-            self._check(name, value)
-        feed = {place: inputs[name] for place, name in zip(self._feed, self.inputs, strict=True)}
-        self._session.run(self._fetch, feed)
+        inputs = self._checked(inputs)
+        self._run([inputs[key] for key in self.inputs], config_pb2.RunOptions())
         # What requests call is another executor of the graph. It has their deadline.
         with contextlib.suppress(tf.errors.DeadlineExceededError):
             self.run(inputs, self._limits.deadline_seconds)
 
-    def submit(self, inputs: Tensors, seconds: float | None = None) -> Future:
+    def submit(self, inputs: Tensors, seconds: float | None = None) -> "Future[Tensors]":
         """Returns the future outputs for inputs, which are checked first.
 
         Args:
-            inputs: name → array.
+            inputs: name → array. One that is missing has the signature's own value, if any.
             seconds: how long the answer is of use, at most and by default the limits' deadline.
 
         Raises:
-            StatusError: names, types, shapes, rows or images are not what the signature takes
+            StatusError: names, types, rows or images are not what the signature takes
                 (INVALID_ARGUMENT), or too many requests wait already (RESOURCE_EXHAUSTED).
         """
-        self._check_names(inputs)
-        for name, value in inputs.items():
-            self._check(name, value)
-        inputs = {name: self._small(name, value) for name, value in inputs.items()}
-        counts = {len(value) for name, value in inputs.items() if batched(self.inputs[name])}
-        rows = max(counts, default=0)
-        check_rows(rows, self._limits)
-        if counts and not rows:  # Many a graph fails at it.
-            raise invalid("The request has no rows")
-        if self._joined and len(counts) > 1:
-            raise invalid(
-                "Batching input tensors supplied in a given call must have equal 0th-dimension "
-                f"sizes. Received: {sorted(counts)}"
-            )
-        return self._batcher.submit(inputs, rows, seconds)
+        inputs = self._checked(inputs)
+        inputs = {key: self._small(key, value) for key, value in inputs.items()}
+        counts = {len(value) if value.ndim else None for value in inputs.values()}
+        rows = [
+            len(value) for key, value in inputs.items() if batched(self.inputs[key]) and value.ndim
+        ]
+        rest_request.check_rows(max(rows, default=0), self._limits.max_batch_size)
+        joined = self._joined and len(counts) == 1 and None not in counts
+        return self._batcher.submit(inputs, rows[0] if joined else None, seconds)
 
     def close(self) -> None:
         """Ends the threads once what is queued has been answered."""
         self._batcher.close()
 
-    def _check_names(self, inputs: Tensors) -> None:
-        if inputs.keys() == self.inputs.keys():
-            return
-        sent, due = sorted(inputs), sorted(self.inputs)
-        extra = sorted(inputs.keys() - self.inputs.keys())
-        missing = sorted(self.inputs.keys() - inputs.keys())
-        raise invalid(
-            f"input size does not match signature: {len(sent)}!={len(due)} "
-            f"len({{{','.join(sent)}}}) != len({{{','.join(due)}}}). "
-            f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
-        )
+    def _run(self, fed: list[Array], options: config_pb2.RunOptions) -> list[Any]:
+        """Calls the graph with options of this call alone.
 
-    def _check(self, name: str, value: np.ndarray) -> None:
-        """Refuses an input of another type or shape."""
-        spec = self.inputs[name]
-        received = tf.string if value.dtype == object else tf.as_dtype(value.dtype)
-        if received != spec.dtype:
-            raise invalid(
-                f"Input {name} is expected to be {spec.dtype.name}. Received: {received.name}"
-            )
-        if not spec.shape.is_compatible_with(value.shape):
-            shape = [-1 if size is None else size for size in spec.shape]
-            raise invalid(
-                f"Input {name} is expected to have shape {shape}, where -1 is any size. "
-                f"Received: {list(value.shape)}"
-            )
+        `Session.run` compares shapes with those of the placeholders, which TensorFlow Serving does
+        not. What it calls itself, like this (seen on TensorFlow 2.21), does not either.
+        """
+        graph = self._session.graph
+        feed = {
+            graph.get_tensor_by_name(tensor).ref(): value
+            for tensor, value in zip(self._feed, fed, strict=True)
+        }
+        fetch = [graph.get_tensor_by_name(tensor) for tensor in self._fetch]
+        buffer = pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
+        try:
+            return self._session._do_run(None, [], fetch, feed, buffer, None)
+        finally:
+            pywrap_tf_session.TF_DeleteBuffer(buffer)
 
-    def _small(self, name: str, value: np.ndarray) -> np.ndarray:
+    def _checked(self, inputs: Tensors) -> Tensors:
+        """Returns the inputs of a request with those that the signature fills in itself.
+
+        Raises:
+            StatusError: names or types are wrong.
+        """
+        inputs = self._defaults | dict(inputs)
+        if inputs.keys() != self.inputs.keys():
+            sent, due = sorted(inputs), sorted(self.inputs)
+            extra = sorted(inputs.keys() - self.inputs.keys())
+            missing = sorted(self.inputs.keys() - inputs.keys())
+            raise invalid(
+                f"input size does not match signature: {len(sent)}!={len(due)} "
+                f"len({{{','.join(sent)}}}) != len({{{','.join(due)}}}). "
+                f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+            )
+        for key, value in inputs.items():
+            due, sent = self.inputs[key].dtype.name, tensors.dtype_of(value).name
+            if sent != due:
+                raise invalid(f"Expects input {key} to be {name(due)} but {name(sent)} is provided")
+        return inputs
+
+    def _small(self, key: str, value: Array) -> Array:
         """Returns an input, without the images that are too large where the graph allows it."""
-        binary = name.endswith(BINARY) or self.name.endswith(BINARY)
-        if self.inputs[name].dtype != tf.string or not binary:
+        binary = key.endswith(BINARY) or self.name.endswith(BINARY)
+        if self.inputs[key].dtype != tf.string or not binary:
             return value
         limit = self._limits.max_image_pixels
         counts = [images.pixels(content) or 0 for content in value.flat]
         if max(counts, default=0) <= limit:
             return value
-        if self.name != IMAGES or name != IMAGES:
+        if self.name != IMAGES or key != IMAGES:
             raise invalid(f"An image of {max(counts)} pixels is over the limit of {limit}")
         kept = np.empty(len(counts), object)
         kept[:] = [
@@ -167,9 +182,15 @@ class Signature:
         return kept.reshape(value.shape)
 
 
-def _specs(infos: Mapping) -> dict[str, tf.TensorSpec]:
+def _array(value: Any, spec: tf.TensorSpec) -> Array:
+    """Returns an output as an array, also a lone string, which a session returns as bytes."""
+    return np.array(value, object) if spec.dtype == tf.string else np.asarray(value)
+
+
+def _specs(infos: Mapping[str, Any]) -> dict[str, tf.TensorSpec]:
     for key, info in infos.items():
-        if info.WhichOneof("encoding") != "name":
+        # An initializer's output is an operation, which has no value.
+        if info.WhichOneof("encoding") != "name" or ":" not in info.name:
             raise StatusError(Code.UNIMPLEMENTED, f"Tensor {key} is not dense")
     return {
         key: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.as_dtype(info.dtype))
@@ -192,18 +213,6 @@ def session_config() -> tf.compat.v1.ConfigProto:
     """
     pools = [config_pb2.ThreadPoolOptionProto() for _ in (_JOINED, _ALONE)]
     return tf.compat.v1.ConfigProto(session_inter_op_thread_pool=pools)
-
-
-def check_rows(count: int, limits: Limits) -> None:
-    """Refuses a request of more rows than a batch has.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT.
-    """
-    if count > limits.max_batch_size:
-        raise invalid(
-            f"Task size {count} is larger than maximum input batch size {limits.max_batch_size}"
-        )
 
 
 def batched(spec: tf.TensorSpec) -> bool:

@@ -1,12 +1,32 @@
-"""What an answer says when it is no result: a code that REST and gRPC share, and a clean text."""
+"""What an answer says when it is no result: a code that REST and gRPC share, and a message."""
 
-import re
+import enum
 
-import grpc
-import tensorflow as tf
-from absl import logging
+# Of a message that quotes a request. What a client sends back to itself need not be longer.
+_MOST_CHARACTERS = 1024
 
-Code = grpc.StatusCode
+
+class Code(enum.IntEnum):
+    """The codes of gRPC: https://grpc.github.io/grpc/core/md_doc_statuscodes.html."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
 
 # As TensorFlow Serving maps them (tensorflow_serving/model_servers/http_server.cc).
 HTTP = {
@@ -29,56 +49,25 @@ HTTP = {
     Code.UNAUTHENTICATED: 401,
 }
 
-_CODES = {code.value[0]: code for code in Code}
-
-# What a graph says with these codes is about the request, and helps whoever sent it.
-_ABOUT_THE_REQUEST = {
-    Code.INVALID_ARGUMENT,
-    Code.FAILED_PRECONDITION,
-    Code.OUT_OF_RANGE,
-    Code.UNIMPLEMENTED,
-}
-_PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:\\|~?/)[^\s'\",;:()\[\]]+")
-_NODE = re.compile(r"\s*\{\{[^}]*\}\}|\s*\[\[.*?\]\]|\s*\([\w./-]+:\d+\)")
-
 
 class StatusError(Exception):
-    """A request that is answered with a code and a message instead of a result."""
+    """A request that is answered with a code and a message instead of a result.
 
-    def __init__(self, code: Code, message: str):
+    Args:
+        code: what kind of mistake it is.
+        message: what to say about it, cut where it is too long.
+        http: the HTTP status, where it is not the one of the code.
+    """
+
+    def __init__(self, code: Code, message: str, http: int | None = None):
         super().__init__(message)
-        self.code, self.message = code, message
+        self.code = code
+        self.message = message
+        if len(message) > _MOST_CHARACTERS:
+            self.message = message[:_MOST_CHARACTERS] + "…"
+        self.http = HTTP[code] if http is None else http
 
 
 def invalid(message: str) -> StatusError:
     """Returns the error for a request that cannot be right: INVALID_ARGUMENT, 400."""
     return StatusError(Code.INVALID_ARGUMENT, message)
-
-
-def of(error: BaseException) -> StatusError:
-    """Returns what a client may read of an exception: no path, no traceback, no surprise.
-
-    What the client cannot mend goes to the server's log, and only its code to the client.
-    """
-    if isinstance(error, StatusError):
-        return error
-    if isinstance(error, TimeoutError):
-        return StatusError(Code.DEADLINE_EXCEEDED, "The deadline of the request has passed.")
-    if isinstance(error, MemoryError):
-        return StatusError(Code.RESOURCE_EXHAUSTED, "Not enough memory for this request.")
-    code = Code.INTERNAL
-    if isinstance(error, tf.errors.OpError):
-        code = _CODES.get(error.error_code, Code.UNKNOWN)
-        if code in _ABOUT_THE_REQUEST:
-            return StatusError(code, _clean(error.message))
-        if code is Code.DEADLINE_EXCEEDED:
-            return StatusError(code, "The deadline of the request has passed.")
-    logging.error("A request failed.", exc_info=error)
-    return StatusError(code, f"The request failed ({code.name}); the server's log says why.")
-
-
-def _clean(message: str) -> str:
-    """Returns the first line of what TensorFlow says, without node names and paths."""
-    lines = (line.strip() for line in message.removeprefix("Graph execution error:").splitlines())
-    line = next(filter(None, lines), "")
-    return _PATH.sub("<path>", _NODE.sub("", line)).strip()

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
+from tfbp.serving.json_tensor import Array
 from tfbp.serving.status import Code, StatusError, invalid
 
 # A proto of a few bytes can announce a tensor of many: one value stands for all that follow it.
@@ -25,10 +26,12 @@ _FIELDS = {
     tf.uint64: "uint64_val",
     tf.bool: "bool_val",
     tf.string: "string_val",
+    tf.float16: "half_val",
+    tf.bfloat16: "half_val",
 }
 
 
-def of_proto(proto: tensor_pb2.TensorProto, max_bytes: int = MAX_BYTES) -> np.ndarray:
+def of_proto(proto: tensor_pb2.TensorProto, max_bytes: int = MAX_BYTES) -> Array:
     """Returns the array that a proto describes; strings as an object array of bytes.
 
     Raises:
@@ -55,19 +58,37 @@ def of_proto(proto: tensor_pb2.TensorProto, max_bytes: int = MAX_BYTES) -> np.nd
     return array
 
 
-def to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
+def dtype_of(array: Array) -> tf.DType:
+    """Returns TensorFlow's type of an array; of one of objects, string."""
+    return tf.string if array.dtype == object else tf.as_dtype(array.dtype)
+
+
+def to_proto(array: Array) -> tensor_pb2.TensorProto:
     """Returns the proto of an array, its values in the field of their type."""
-    dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
+    proto = tensor_pb2.TensorProto()
+    fill(proto, array)
+    return proto
+
+
+def fill(proto: tensor_pb2.TensorProto, array: Array) -> None:
+    """Writes an array into an empty proto, its values in the field of their type.
+
+    Raises:
+        StatusError: no proto holds the type (UNIMPLEMENTED).
+    """
+    dtype = dtype_of(array)
     if dtype not in _FIELDS:
         try:
-            return tf.make_tensor_proto(array)
+            proto.CopyFrom(tf.make_tensor_proto(array))
         except (TypeError, ValueError):
             raise StatusError(Code.UNIMPLEMENTED, f"Cannot answer {dtype.name}") from None
-    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+        return
+    proto.dtype = dtype.as_datatype_enum
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
-    values = array.ravel().tolist()
+    # The field of halves holds their bits.
+    flat = array.view(np.uint16) if dtype in (tf.float16, tf.bfloat16) else array
+    values = flat.ravel().tolist()
     if dtype == tf.string:
         values = [value if isinstance(value, bytes) else str(value).encode() for value in values]
     getattr(proto, _FIELDS[dtype]).extend(values)
-    return proto

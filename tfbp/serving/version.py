@@ -8,12 +8,12 @@ from absl import logging
 from tensorflow_serving.apis import prediction_log_pb2
 
 from tfbp.exporting import layout
-from tfbp.serving import tensors
+from tfbp.serving import examples, tensors
 from tfbp.serving.limits import Limits
+from tfbp.serving.rest_request import DEFAULT, Specs
 from tfbp.serving.signature import Signature, session_config
-from tfbp.serving.status import invalid
+from tfbp.serving.status import Code, StatusError, invalid
 
-DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 RECORD_FRAME = 16  # bytes of a TFRecord beside its data: the length and two checksums
 MAX_WARMUP_RECORDS = 1000  # TensorFlow Serving refuses a model with more.
 
@@ -37,6 +37,7 @@ class Version:
         self._lock = threading.Lock()
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
         self.signatures: dict[str, Signature] = {}
+        self._unusable: dict[str, StatusError] = {}
         try:
             with self._session.graph.as_default():
                 loaded = tf.compat.v1.saved_model.loader.load(
@@ -44,8 +45,12 @@ class Version:
                 )
             self.definitions = dict(loaded.signature_def)
             for name, definition in self.definitions.items():
-                if definition.inputs:  # `__saved_model_init_op` has none
-                    self.signatures[name] = Signature(name, definition, self._session, limits)
+                try:
+                    signature = Signature(name, definition, self._session, limits)
+                except StatusError as error:  # The other ones can be asked for all the same.
+                    self._unusable[name] = error
+                else:
+                    self.signatures[name] = signature
             self._warm_up(folder / layout.WARMUP)
         except BaseException:
             self.close()
@@ -55,11 +60,16 @@ class Version:
         """Returns a signature by its name; without a name the default one.
 
         Raises:
-            StatusError: there is no such signature (INVALID_ARGUMENT).
+            StatusError: there is no such signature (FAILED_PRECONDITION), or it takes or returns
+                what is no dense tensor (UNIMPLEMENTED).
         """
         name = name or DEFAULT
+        if name in self._unusable:
+            raise self._unusable[name]
         if name not in self.signatures:
-            raise invalid(f'Serving signature name: "{name}" not found in signature def')
+            raise StatusError(
+                Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
+            )
         return self.signatures[name]
 
     def acquire(self) -> None:
@@ -71,6 +81,11 @@ class Version:
         """Counts one user less."""
         with self._lock:
             self._users -= 1
+
+    @property
+    def json(self) -> dict[str, Specs]:
+        """What the signatures take, by name, for requests in JSON."""
+        return {name: signature.json for name, signature in self.signatures.items()}
 
     @property
     def in_use(self) -> bool:
@@ -96,9 +111,13 @@ class Version:
             raise invalid(f"There are more than {MAX_WARMUP_RECORDS} warm-up requests")
         for record in records:
             log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
-            if log.WhichOneof("log_type") != "predict_log":
-                logging.warning("Only requests to predict are replayed to warm up.")
+            kind = log.WhichOneof("log_type")
+            if kind not in ("predict_log", "classify_log", "regress_log"):
+                logging.warning("A warm-up request of another kind is passed over: %s", kind)
                 continue
-            request = log.predict_log.request
-            inputs = {key: tensors.of_proto(value) for key, value in request.inputs.items()}
+            request = getattr(log, kind).request
+            if kind == "predict_log":
+                inputs = {key: tensors.of_proto(value) for key, value in request.inputs.items()}
+            else:
+                inputs = examples.of_input(request.input)
             self.signature(request.model_spec.signature_name).warm_up(inputs)
