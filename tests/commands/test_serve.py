@@ -80,7 +80,7 @@ def test_it_serves_says_what_it_is_for_and_drains_at_sigterm(saved_models):
             serving, purpose = process.stdout.readline(), process.stdout.readline()
             url = re.match(r"Serving REST on (http://127\.0\.0\.1:\d+) and gRPC on", serving)[1]
             assert "for development" in purpose and "tensorflow_model_server" in purpose
-            assert ask(url, 1) == '{"outputs": [1.5]}'
+            assert json.loads(ask(url, 1)) == {"outputs": [1.5]}
 
             answers = []
             slow = threading.Thread(target=lambda: answers.append(insist(url, 2000)))
@@ -89,7 +89,9 @@ def test_it_serves_says_what_it_is_for_and_drains_at_sigterm(saved_models):
                 pass
             process.send_signal(signal.SIGTERM)
             slow.join()
-            assert answers == ['{"outputs": [1.5]}']  # It was asked before, so it is answered.
+            assert [json.loads(one) for one in answers] == [
+                {"outputs": [1.5]}
+            ]  # It was asked before, so it is answered.
             assert process.wait(60) == 0
             said = process.stdout.read()
             assert "Draining" in said
@@ -155,8 +157,10 @@ def test_print_config_warns_of_what_a_label_and_an_empty_model_mean(saved_models
         ([], "`serve` must be given one folder, SAVED_MODELS. Received: ''."),
         (["a", "b"], "`serve` must be given one folder, SAVED_MODELS. Received: 'a b'."),
         (["nowhere"], "`SAVED_MODELS` must be a folder that holds MODEL/VERSION/ folders."),
-        (["a", "--host=0.0.0.0"], "`--host` must be a loopback address unless --token or"),
+        (["a", "--host=0.0.0.0"], "`--host` must be a loopback address unless --token,"),
         (["a", "--labels=stable"], "`--labels` must be MODEL/LABEL=VERSION. Received: 'stable'."),
+        (["a", "--token_file=nowhere"], "`--token_file` must be a file that holds a token."),
+        (["a", "--token_file=b", "--token=c"], "`--token` and `--token_file` are two tokens:"),
         (["a", "--max_queue=0"], "`max_queue` must be at least 1. Received: 0."),
         (["a", "--port=70000"], "`port` must be at most 65535. Received: 70000."),
     ],
@@ -168,10 +172,19 @@ def test_a_mistake_is_one_message(arguments, expected, capsys):
     assert "Traceback" not in said.err
 
 
+def test_a_token_comes_from_a_file_or_from_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    assert serve._token(serve.ServeFlags(token_file=str(file))) == "secret"
+    monkeypatch.setenv("TFBP_SERVING_TOKEN", "other")
+    assert serve._token(serve.ServeFlags()) == "other"
+    assert serve._token(serve.ServeFlags(token="first")) == "first"
+
+
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch, capsys):
     for name in [name for name in sys.modules if name.startswith("tfbp.serving.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("tfbp.serving.gate", raising=False)
+    monkeypatch.delattr("tfbp.serving.server", raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
     assert commands.main(ROOT / "recipes", ["serve", "a"]) == 2
     assert capsys.readouterr().err == "Error: `serve` needs grpc: pip install 'tfbp[serving]'.\n"

@@ -8,11 +8,13 @@ use tensorflow_model_server: --print_config writes its files. It needs pip insta
 import dataclasses
 import gc
 import logging as std_logging
+import os
 import pathlib
 import shlex
 import signal
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import logging
 
@@ -20,20 +22,29 @@ from tfbp import commands
 from tfbp.commands import flags
 from tfbp.errors import UserError, mistake
 from tfbp.serving.limits import Limits
-from tfbp.settings import Fields, field
+from tfbp.settings import field
+
+if TYPE_CHECKING:
+    from tfbp.serving.production import Written
+    from tfbp.serving.server import Server
 
 POLL_SECONDS = 0.1
-_DEFAULT = Limits()
+TOKEN_VARIABLE = "TFBP_SERVING_TOKEN"
 
 
 @dataclasses.dataclass(frozen=True)
-class ServeFlags(Fields):
+class ServeFlags(Limits):
     port: int = field(8501, "port of REST; 0 takes a free one", low=0, high=65535)
     grpc_port: int = field(8500, "port of gRPC; 0 takes a free one", low=0, high=65535)
     host: str = field(
-        "127.0.0.1", "address to listen on; another than loopback needs --token or --insecure"
+        "127.0.0.1", "address to listen on; another than loopback needs a token or --insecure"
     )
-    token: str = field("", "what clients must send as Authorization: Bearer …")
+    token: str = field(
+        "",
+        f"what clients must send as Authorization: Bearer …; {TOKEN_VARIABLE} and --token_file "
+        "do not show in the list of processes",
+    )
+    token_file: str = field("", "a file that holds the token")
     insecure: bool = field(False, "let every machine that reaches --host ask")
     labels: tuple[str, ...] = field(
         (), "versions that stay loaded under a name: MODEL/LABEL=VERSION"
@@ -41,37 +52,15 @@ class ServeFlags(Fields):
     print_config: bool = field(
         False, "write models.config and batching.config for tensorflow_model_server, and end"
     )
-    max_batch_size: int = field(
-        _DEFAULT.max_batch_size, "rows of a request, and of a batch of requests", low=1
-    )
-    batch_timeout_ms: float = field(
-        _DEFAULT.batch_timeout_ms, "how long a batch waits for more rows, milliseconds", low=0
-    )
-    max_queue: int = field(_DEFAULT.max_queue, "requests that wait for one signature", low=1)
-    max_concurrency: int = field(
-        _DEFAULT.max_concurrency, "requests that are worked on at once", low=1
-    )
-    max_body_bytes: int = field(_DEFAULT.max_body_bytes, "size of a request", low=1)
-    max_json_depth: int = field(
-        _DEFAULT.max_json_depth, "lists and objects in each other", low=1, high=500
-    )
-    max_image_pixels: int = field(
-        _DEFAULT.max_image_pixels, "height times width of an encoded image", low=1
-    )
-    deadline_seconds: float = field(
-        _DEFAULT.deadline_seconds, "from a request to its answer", low=0.01
-    )
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    settings, rest = flags.parse(ServeFlags, arguments, about=__doc__)
+    settings, rest = flags.parse(ServeFlags, arguments, about=__doc__ or "")
     if len(rest) != 1:
         raise mistake("serve", "must be given one folder, SAVED_MODELS", " ".join(rest))
     folder = pathlib.Path(rest[0])
-    limits = Limits(
-        **{item.name: getattr(settings, item.name) for item in dataclasses.fields(Limits)}
-    )
     labels = _labels(settings.labels)
+    token = _token(settings)
     try:
         # Here, so that --help and the mistakes above need no extra.
         with commands.quiet_start():
@@ -82,44 +71,49 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     std_logging.getLogger("tensorflow").setLevel(std_logging.ERROR)
     if settings.print_config:
         written = production.write(
-            folder, port=settings.port, grpc_port=settings.grpc_port, limits=limits, labels=labels
+            folder, port=settings.port, grpc_port=settings.grpc_port, limits=settings, labels=labels
         )
-        if written.unbatched:
-            logging.warning(
-                "--enable_batching is left out: TensorFlow Serving would fail %s, which take or "
-                "answer values without a batch dimension, or take rows of different sizes.",
-                ", ".join(written.unbatched),
-            )
-        if written.whole:
-            logging.warning(
-                "All versions of %s will be loaded: with labels TensorFlow Serving takes up new "
-                "versions only so. Delete those that nobody needs.",
-                ", ".join(written.whole),
-            )
-        if written.skipped:
-            logging.warning(
-                "Left out, without a version that can be loaded: %s.", ", ".join(written.skipped)
-            )
+        _warn(written)
         print(shlex.join(written.command))
         return
-    gate.check_exposure(settings.host, settings.token, settings.insecure)
+    gate.check_exposure(settings.host, token, settings.insecure)
     running = server.Server(
         folder,
         host=settings.host,
         port=settings.port,
         grpc_port=settings.grpc_port,
-        limits=limits,
+        limits=settings,
         labels=labels,
-        token=settings.token,
+        token=token,
     )
     _serve(running, settings.host)
 
 
-def _serve(running, host: str) -> None:
+def _warn(written: "Written") -> None:
+    """Says what tensorflow_model_server will not do as this server does."""
+    if written.unbatched:
+        logging.warning(
+            "--enable_batching is left out: TensorFlow Serving would fail %s, which take or "
+            "answer values without a batch dimension, or take rows of different sizes.",
+            ", ".join(written.unbatched),
+        )
+    if written.whole:
+        logging.warning(
+            "All versions of %s will be loaded: with labels TensorFlow Serving takes up new "
+            "versions only so. Delete those that nobody needs.",
+            ", ".join(written.whole),
+        )
+    if written.skipped:
+        logging.warning(
+            "Left out, without a version that can be loaded: %s.", ", ".join(written.skipped)
+        )
+
+
+def _serve(running: "Server", host: str) -> None:
     """Runs the server until SIGINT or SIGTERM, and then drains it. A second signal ends at once."""
-    asked = []
+    signals: list[int] = []
     before = {
-        number: signal.signal(number, lambda number, _: asked.append(number))
+        number: signal.signal(number, lambda number, _: signals.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     with running:
@@ -134,11 +128,31 @@ def _serve(running, host: str) -> None:
         )
         # No lock, which a handler could wait for in vain; and where another thread has taken the
         # signal, the handler runs when this one wakes.
-        while not asked:
+        while not signals:
             time.sleep(POLL_SECONDS)
         for number, handler in before.items():
             signal.signal(number, handler)
         print("Draining: what has been asked is answered.", flush=True)
+
+
+def _token(settings: ServeFlags) -> str:
+    """Returns the token from wherever it was given.
+
+    Raises:
+        tfbp.UserError: it was given twice, or the file cannot be read or holds none.
+    """
+    variable = os.environ.get(TOKEN_VARIABLE, "")
+    if settings.token and settings.token_file:
+        raise UserError("`--token` and `--token_file` are two tokens: give one of them.")
+    if not settings.token_file:
+        return settings.token or variable
+    try:
+        token = pathlib.Path(settings.token_file).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        token = ""
+    if not token:
+        raise mistake("--token_file", "must be a file that holds a token", settings.token_file)
+    return token
 
 
 def _labels(texts: Sequence[str]) -> dict[str, dict[str, int]]:
