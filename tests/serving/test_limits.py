@@ -229,7 +229,7 @@ def test_too_many_rows_are_refused_before_their_values_are_looked_at(client):
 
 
 def test_calls_that_take_long_stop_no_other_model(serve, models):
-    client = serve(models, deadline_seconds=2)
+    client = serve(models, deadline_seconds=6)
     threads = [
         threading.Thread(target=client.ask, args=(f"{SHAPES}:predict", LONG))
         for _ in range(2 * os.cpu_count())
