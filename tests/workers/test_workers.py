@@ -34,7 +34,7 @@ def test_one_worker_alone_gets_its_own_values():
     np.testing.assert_array_equal(ONE.concatenate(part), part)
     assert ONE.on_chief(lambda: {"a": (1,)}) == {"a": (1,)}
     ONE.check_alike({"a": 1})
-    ONE.share([keras.Variable([1.0])])
+    ONE.broadcast([keras.Variable([1.0])])
 
 
 def test_errors_of_one_worker_are_its_own():
@@ -96,7 +96,7 @@ if me == 0:
     float32.assign(bits.view(np.float32))
     half.assign([1.5, -0.0, float("inf")])
     scalar.assign(-7)
-group.share([float32, half, scalar])
+group.broadcast([float32, half, scalar])
 assert np.asarray(float32).view(np.uint32).tolist() == bits.tolist()
 assert np.signbit(np.asarray(half).astype("float32")).tolist() == [False, True, False]
 assert np.asarray(half).astype("float32").tolist() == [1.5, 0.0, float("inf")]

@@ -34,13 +34,15 @@ AGAIN_SECONDS = 10.0
 # Once a worker has failed nothing is left to save, for which all workers would be needed.
 FAILED_SECONDS = 15.0
 HOST = "127.0.0.1"
+_COMMAND = (
+    "import sys; from tfbp import commands; sys.exit(commands.main(sys.argv[1], sys.argv[2:]))"
+)
 # prctl(PR_SET_PDEATHSIG): a launcher that is killed cannot stop its workers, but the kernel does.
-_PROGRAM = """
-import ctypes, signal, sys
+_START = """
+import ctypes, os, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-from tfbp import commands
-sys.exit(commands.main(sys.argv[1], sys.argv[2:]))
+os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
@@ -62,17 +64,39 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> int:
         name, _, strategy = flag.partition("=")
         if name == "--strategy" and strategy in ("one", "mirrored"):
             raise mistake("--strategy", "must be auto or multiworker for several workers", strategy)
-    own = cores(settings.workers, settings.cores_each) if settings.cores_each else []
-    program = [sys.executable, "-c", _PROGRAM, os.fspath(recipes_folder), *command]
+    program = [sys.executable, "-c", _COMMAND, os.fspath(recipes_folder), *command]
+    return together(program, settings.workers, cores_each=settings.cores_each)
+
+
+def together(
+    command: Sequence[str],
+    workers: int,
+    *,
+    cores_each: int = 0,
+    again: float = AGAIN_SECONDS,
+    grace_failed: float = FAILED_SECONDS,
+) -> int:
+    """Runs a command by several workers, and returns the exit code as `main` does.
+
+    Args:
+        command: the path of a program, and its arguments.
+        cores_each: cores of each worker, which no other has; 0: all have all.
+        again: seconds after which a request to stop is repeated.
+        grace_failed: seconds from the failure of a worker until the others are killed.
+
+    Raises:
+        tfbp.UserError: there are too few cores.
+        BrokenPipeError: nobody reads the output any more; the workers have been stopped.
+    """
+    own = cores(workers, cores_each) if cores_each else []
     with contextlib.ExitStack() as stack:
         requests = stack.enter_context(_requests())  # before there is anything to stop
         processes = [
-            stack.enter_context(_worker(program, config, requests))
-            for config in configs(settings.workers)
+            stack.enter_context(_worker(command, config, requests)) for config in configs(workers)
         ]
         for process, some in zip(processes, own, strict=False):
             os.sched_setaffinity(process.pid, some)  # before its imports start threads
-        code = _watch(processes, requests)
+        code = _watch(processes, requests, again, grace_failed)
     if signal.SIGPIPE in requests:
         raise BrokenPipeError
     return code
@@ -108,7 +132,7 @@ def _worker(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Yields a process in a session of its own, whose output lines get its number; kills it."""
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", _START, *command],
         env={**os.environ, "TF_CONFIG": config, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -159,7 +183,12 @@ def _requests() -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
-def _watch(processes: Sequence[subprocess.Popen[bytes]], requests: Sequence[int]) -> int:
+def _watch(
+    processes: Sequence[subprocess.Popen[bytes]],
+    requests: Sequence[int],
+    again_seconds: float,
+    grace_failed: float,
+) -> int:
     """Waits for all workers; stops them if one fails, or if this process is requested to stop."""
     code, killed = 0, False
     began = again = force = math.inf
@@ -168,8 +197,8 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]], requests: Sequence[int]
         failed = {i: ended for i, each in enumerate(processes) if (ended := each.poll())}
         now = time.monotonic()
         if began == math.inf and (failed or requests):
-            began, again = now, now + AGAIN_SECONDS
-            force = now + (FAILED_SECONDS if failed else GRACE_SECONDS)
+            began, again = now, now + again_seconds
+            force = now + (grace_failed if failed else GRACE_SECONDS)
             if failed:
                 worker, code = next(iter(failed.items()))
                 how = f"exit code {code}" if code > 0 else signal.Signals(-code).name

@@ -71,7 +71,7 @@ def read(run: Run, directory: str | os.PathLike) -> Run:
         return {"result": result, "history": run_directory.history(directory)}
 
     ended = run.workers.on_chief(look)
-    run.workers.share(run.model.weights)
+    run.workers.broadcast(run.model.weights)
     run.result, run.history = ended["result"], ended["history"]
     return run
 

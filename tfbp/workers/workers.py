@@ -136,7 +136,7 @@ class Workers:
             raise raised or CheckFailed(answer["failure"])
         return answer["value"]
 
-    def share(self, variables: Iterable[keras.Variable]) -> None:
+    def broadcast(self, variables: Iterable[keras.Variable]) -> None:
         """Assigns the chief's values to the variables of all workers."""
         if self.count == 1:
             return
