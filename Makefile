@@ -10,7 +10,7 @@ FIND_PYTHON := for python in python3 python3.13 python3.12 python3.11; do \
 MAKE_VENV := $(PYTHON) -m pip --version >/dev/null 2>&1 \
 	|| { python=$$($(FIND_PYTHON)) && $$python -m venv --clear .venv; }
 
-.PHONY: run test test-slow bench soak clean
+.PHONY: run test test-slow docs bench soak clean
 
 run: .venv/run.stamp
 	$(PYTHON) walkthrough.py
@@ -23,6 +23,10 @@ test: .venv/test.stamp
 # The tests that are long and rare.
 test-slow: .venv/test.stamp
 	$(PYTHON) -m pytest -n 2 --dist=worksteal -m slow
+
+# The pages of docs/, from build/docs/index.html on. A link that leads nowhere is an error.
+docs: .venv/docs.stamp
+	$(PYTHON) -m zensical build --clean --strict
 
 # Long trials: runs that are killed 50 times, three workers that are lost and cut off, the server
 # under load, and 10,000 malformed requests.
@@ -38,7 +42,7 @@ bench: .venv/bench.stamp
 	$(PYTHON) benchmarks/results.py $(BENCH)
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp says that what setup.cfg asks for is there: a second call installs nothing.
 .venv/run.stamp: setup.cfg pyproject.toml
@@ -50,6 +54,11 @@ clean:
 	@$(MAKE_VENV)
 	$(PYTHON) -m pip install --quiet --editable '.[recipes,serving,test]'
 	@touch .venv/run.stamp $@
+
+.venv/docs.stamp: setup.cfg pyproject.toml
+	@$(MAKE_VENV)
+	$(PYTHON) -m pip install --quiet --editable '.[docs]'
+	@touch $@
 
 .venv/bench.stamp: setup.cfg pyproject.toml
 	@$(MAKE_VENV)

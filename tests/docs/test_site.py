@@ -1,0 +1,84 @@
+"""The pages build, load nothing from a network, and name what is there."""
+
+import ast
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import tfbp
+
+ROOT = pathlib.Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Builds the pages as `make docs` does, in a folder of its own; returns them by name."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(DOCS, folder / "docs")
+    for name in ("mkdocs.yml", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "tfbp").symlink_to(ROOT / "tfbp")
+    build = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
+    subprocess.run(build, cwd=folder, check=True)
+    return {path.name: path.read_text() for path in (folder / "build" / "docs").glob("*.html")}
+
+
+def test_every_page_is_built_and_in_the_navigation(site):
+    navigation = re.findall(r"(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(navigation) == sorted(path.name for path in DOCS.glob("*.md"))
+    assert {name.replace(".md", ".html") for name in navigation} <= set(site)
+
+
+def test_no_page_loads_anything_from_a_network(site):
+    for name, page in site.items():
+        loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?([^\" >]+)", page)
+        assert loaded
+        assert not [each for each in loaded if re.match(r"(?:https?:)?//", each)], name
+        # The theme fetches these programs from a network where a page has such an element.
+        assert not re.search(r'class="?[^">]*\b(mermaid|glightbox|pyodide)\b', page), name
+
+
+def test_the_api_has_every_public_name(site):
+    listed = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
+    public = {f"{getattr(tfbp, name).__module__}.{name}" for name in tfbp.__all__ if name[0] != "_"}
+    assert sorted(listed) == sorted(public)
+    for path in listed:
+        assert f'id="{path}"' in site["api.html"] or f"id={path}" in site["api.html"], path
+
+
+def house() -> list[str]:
+    """Returns the modules of the map, in its order."""
+    table = (DOCS / "architecture.md").read_text().partition("## The map")[2]
+    return re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Returns the modules of the house that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "tfbp":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tfbp."):
+            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if "tfbp." in alias.name}
+    return names & set(house())
+
+
+def test_the_map_names_every_module():
+    modules = {path.stem for path in (ROOT / "tfbp").iterdir() if not path.name.startswith("_")}
+    assert sorted(house()) == sorted(modules - {"py"})  # py.typed
+
+
+def test_a_module_imports_only_from_above_it_in_the_map():
+    order = house()
+    for position, name in enumerate(order):
+        folder = ROOT / "tfbp" / name
+        for path in folder.glob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+            below = imported(path) & set(order[position + 1 :])
+            assert not below, f"{path.relative_to(ROOT)} imports {below}"
