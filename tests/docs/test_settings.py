@@ -13,9 +13,12 @@ FINDINGS = "[findings](audit.md#before-training-the-audit)"  # too many to list
 def row(setting) -> str:
     default = setting.text(setting.default)
     choices = FINDINGS if setting.name == "allow" else ", ".join(f"`{x}`" for x in setting.choices)
-    meaning = html.escape(setting.help, quote=False) + (f": {choices}" if choices else "")
+    text = html.escape(setting.help, quote=False).replace("[", "\\[")  # not a link
+    meaning = f"{text}: {choices}" if choices else text
     owner = "Settings" if setting.name in declared(tfbp.Settings) else "Config"
-    return f"| `--{setting.name}` | {f'`{default}`' if default else 'unset'} | {meaning} | `{owner}` |"
+    return (
+        f"| `--{setting.name}` | {f'`{default}`' if default else 'unset'} | {meaning} | `{owner}` |"
+    )
 
 
 def test_the_table_of_settings_is_that_of_the_declarations():
