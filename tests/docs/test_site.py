@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import tfbp
+from tfbp import finding
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -49,6 +50,12 @@ def test_the_api_has_every_public_name(site):
     assert sorted(listed) == sorted(public)
     for path in listed:
         assert f'id="{path}"' in site["api.html"] or f"id={path}" in site["api.html"], path
+
+
+def test_every_finding_of_the_audit_is_explained():
+    table = (DOCS / "audit.md").read_text().partition("| finding |")[2].partition("\n\n")[0]
+    explained = [cell for row in table.splitlines()[2:] for cell in re.findall(r"`([a-z-]+)`", row.split("|")[1])]
+    assert sorted(explained) == sorted(finding.IDS)
 
 
 def house() -> list[str]:
