@@ -54,7 +54,11 @@ def test_the_api_has_every_public_name(site):
 
 def test_every_finding_of_the_audit_is_explained():
     table = (DOCS / "audit.md").read_text().partition("| finding |")[2].partition("\n\n")[0]
-    explained = [cell for row in table.splitlines()[2:] for cell in re.findall(r"`([a-z-]+)`", row.split("|")[1])]
+    explained = [
+        cell
+        for row in table.splitlines()[2:]
+        for cell in re.findall(r"`([a-z-]+)`", row.split("|")[1])
+    ]
     assert sorted(explained) == sorted(finding.IDS)
 
 
