@@ -19,7 +19,7 @@ PAGES = {
     for path in [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 }
 # Blocks with these marks are run; the others are output, or a call that needs another machine.
-RUN, SHOWN = {"python", "sh"}, {"text", "json"}
+RUN, SHOWN = {"python", "sh"}, {"console", "text"}
 # The README's lines are run in test_readme.py, and the quickstart shows the same ones. What a
 # program of several workers needs is started below.
 PYTHON = ["data.md", "phases.md", "gradients.md", "audit.md", "recipes.md"]
