@@ -1,6 +1,8 @@
 """What all tests share: a quiet TensorFlow on two cores, and the data beside the repository."""
 
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import pathlib
@@ -38,6 +40,22 @@ SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 def pytest_runtest_setup(item):
     if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():
         pytest.skip(f"there is no {SHARED_DATA}")
+
+
+def pytest_collection_finish():
+    # What the imports have made stays: it need not be looked through again and again.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_is_given_back():
+    """What a module has built goes with it: the allocator would keep it, 3 GB at the end."""
+    yield
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 @pytest.fixture(scope="session")

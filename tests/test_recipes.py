@@ -61,6 +61,12 @@ TINY = {
     ],
 }
 
+# The runs after a recipe's first one: of a large model, and of one with five signatures.
+AGAIN = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ("lstm_lm", "vgg16") else name
+    for name in sorted(TINY)
+]
+
 
 @pytest.fixture(scope="module", params=sorted(recipe.discover(RECIPES)))
 def name(request):
@@ -144,6 +150,7 @@ def test_a_run_learns_and_its_export_answers_like_its_model(name, first):
     assert shown(result["export"]["path"]) == (GOLDEN / f"{name}.txt").read_text()
 
 
+@pytest.mark.parametrize("name", AGAIN, indirect=True)
 def test_its_flag_file_repeats_a_run_to_the_bit(name, first):
     code = commands.main(RECIPES, ["run", name, f"--flagfile={first}/flags.txt", "--workdir=again"])
 
@@ -157,6 +164,7 @@ def test_its_flag_file_repeats_a_run_to_the_bit(name, first):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("name", AGAIN, indirect=True)
 def test_two_devices_give_the_result_of_one(name, first):
     assert len(tf.config.list_logical_devices("CPU")) == 2
     _, config = commands.flags.recipe_and_config(

@@ -192,6 +192,7 @@ def test_it_ends_alike_whatever_the_phases_are(tmp_path, name):
         assert any(phase["stopped_epoch"] for phase in run.result["phases"])
 
 
+@pytest.mark.slow
 def test_draws_from_the_generator_of_the_process_are_the_same(tmp_path):
     phases = three()[:2]
     plain, cached = (train(tmp_path, phases, model=network(noise=True), on=on) for on in (0, 1))
@@ -199,6 +200,7 @@ def test_draws_from_the_generator_of_the_process_are_the_same(tmp_path):
     assert_alike(cached, plain)
 
 
+@pytest.mark.slow
 def test_two_devices_train_alike_on_features(tmp_path):
     phases = three()[1:2]
     plain = train(tmp_path, phases, where=strategy.resolve("mirrored"), on=False)
@@ -207,6 +209,7 @@ def test_two_devices_train_alike_on_features(tmp_path):
     assert_alike(cached, plain)
 
 
+@pytest.mark.slow
 def test_every_cut_of_vgg16_trains_alike(tmp_path):
     keras.utils.set_random_seed(1)
     backbone = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
@@ -520,6 +523,7 @@ with here.feature_cache.FeatureCache(settings, model, data, here.TASK, phases) a
 """
 
 
+@pytest.mark.slow
 def test_two_processes_fill_one_cache_and_read_the_same(tmp_path):
     root = str(pathlib.Path(__file__).parents[2])
     outputs = [str(tmp_path / f"{i}.npz") for i in range(2)]

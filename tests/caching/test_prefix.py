@@ -94,6 +94,7 @@ def vgg16():
     return heads.swap_head(backbone, 3, hidden=(8,), dropout=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("block", "trainable", "shape"),
     [
