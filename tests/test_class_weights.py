@@ -55,3 +55,27 @@ def test_a_run_with_other_weights_is_another_run(tmp_path):
             fit(**other)
     with pytest.raises(tfbp.UserError, match="`label_smoothing`"):
         fit(class_weights="balanced", label_smoothing=0.1)
+
+
+def test_weights_may_be_given_by_number_as_keras_takes_them():
+    names = ("ant", "bee", "cow")
+    examples = tfbp.Examples.from_arrays(X, LABELS)
+    for weights in ({0: 1.5, 2: 5.0}, {np.int64(0): 1.5, np.int64(2): 5.0}):
+        task = tfbp.Classification(names, class_weights=weights)
+        assert task.class_weights_for(examples).tolist() == [1.5, 1, 5]
+    assert tfbp.Classification(("0", "1"), class_weights={1: 2.0}).class_weights == {"1": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({3: 1.0}, r"for the labels 0 to 2, or name classes\. Received: 3"),
+        ({-1: 1.0}, r"for the labels 0 to 2, or name classes\. Received: -1"),
+        ({"bees": 1.0}, "Did you mean 'bee'"),
+        ({1: 2.0, "bee": 3.0}, r"each class one weight\. Received: 'bee'"),
+        ({1: 0.0}, "above 0 and finite, for 'bee'"),
+    ],
+)
+def test_weights_of_no_class_or_two_for_one_are_refused(weights, message):
+    with pytest.raises(tfbp.UserError, match=message):
+        tfbp.Classification(("ant", "bee", "cow"), class_weights=weights)

@@ -1,6 +1,7 @@
 """One way to say a mistake: the argument, the rule, what was received, and the close match."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -14,6 +15,19 @@ class CheckFailed(RuntimeError):
 
 class WorkerLost(RuntimeError):
     """A worker no longer answers; started again, the run goes on from a checkpoint."""
+
+
+def reason(error: BaseException) -> str:
+    """Returns the sentence in which Keras or TensorFlow says why something failed.
+
+    Keras puts it between the layer that was called, or that no shape is known of, and a list of the
+    arguments.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).rpartition("Error encountered:")[2]
+    text = text.partition("Arguments received by")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered when")]
+    return said[0] if said else type(error).__name__
 
 
 def mistake(argument: str, rule: str, received: object, known: Iterable[str] = ()) -> UserError:

@@ -9,6 +9,7 @@ IDS = (
     "weights-not-loaded",
     "random-frozen",
     "not-connected",
+    "classifier-below",
     "no-gradient",
     "dead-layer",
     "exploding",

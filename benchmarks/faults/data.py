@@ -40,6 +40,32 @@ def preprocessing(name: str, wrong: Callable) -> Fault:
     return Fault(name, "preprocessing", plain, lambda: ours(vgg16(wrong), "head", splits))
 
 
+def rounded_input() -> Fault:
+    stamps = 1_700_000_000 + 60 * np.arange(80)
+    minutes = np.arange(80) // 2 % 2  # changes every other minute
+
+    def model():
+        inputs = keras.Input((1,))
+        x = keras.layers.Rescaling(1 / 2400, -1_700_002_400 / 2400)(inputs)
+        return keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+
+    def plain():
+        fit(model(), stamps[:, np.newaxis], minutes)
+        return (
+            f"{len(stamps)} different minutes are {len({*stamps.astype('float32')})} to the model"
+        )
+
+    def splits():
+        return tfbp.Splits.from_arrays(stamps, minutes, classes=CLASSES)
+
+    return Fault(
+        "time stamps that float32 rounds",
+        "rounded-input",
+        plain,
+        lambda: ours(model(), ".*", splits()),
+    )
+
+
 def split_overlap() -> Fault:
     # Labels by lot: nothing can be learnt of an example that was not trained on.
     lot = np.random.default_rng(3).integers(0, 2, len(X))
@@ -117,6 +143,7 @@ def faults() -> list[Fault]:
         preprocessing("preprocessing left out", lambda x: x),
         preprocessing("preprocessing applied twice", lambda x: vgg(vgg(x))),
         preprocessing("preprocessing of ResNet50V2 for VGG16", other),
+        rounded_input(),
         split_overlap(),
         duplicates(),
         few_of_a_class("no training example of a class", "class-missing", 0),

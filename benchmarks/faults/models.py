@@ -69,6 +69,29 @@ def not_connected() -> Fault:
     )
 
 
+def classifier_below() -> Fault:
+    def whole() -> keras.Model:
+        inner = network(keras.layers.Dense(8, "tanh"), activation="softmax", units=6)
+        fit(inner, y=(X[:, 0] > 0).astype("int64") * 3)
+        inner.trainable = False
+        return inner
+
+    def plain():
+        inner = whole()
+        inner.name = "pretrained"
+        model = network(inner)
+        fit(model, epochs=10 * EPOCHS)
+        spread = model(X).numpy().std(axis=0).max()
+        return f"logits vary by {spread:.2f} over all examples"
+
+    return Fault(
+        "a head on a model that still has its softmax",
+        "classifier-below",
+        plain,
+        lambda: ours(network(whole()), "head"),
+    )
+
+
 def unmoved(model: keras.Model, name: str, **settings: object) -> str:
     kernel = model.get_layer(name).kernel
     before = np.array(kernel.value)
@@ -237,6 +260,7 @@ def faults() -> list[Fault]:
         weights_not_loaded(),
         random_frozen(),
         not_connected(),
+        classifier_below(),
         no_gradient(),
         dead_layer(),
         exploding(),

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfbp.data.examples import Examples
+from tfbp.errors import UserError
 from tfbp.tasks import sample_outputs
 
 
@@ -45,3 +46,19 @@ def test_it_is_called_again_where_its_weights_may_have_changed(sampled):
     for _ in range(2):
         np.testing.assert_allclose(sample_outputs.outputs(model, examples), before + 1, rtol=1e-6)
     assert model.calls == 3
+
+
+def test_what_a_layer_refuses_is_said_with_its_reason():
+    inner = keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3, name="conv")])
+    # A model without a graph asks its layers, which tell Keras in a frame of their own.
+    grey = Examples.from_arrays(np.ones([20, 6, 6, 1], np.float32), np.arange(20) % 2)
+
+    class Outer(keras.Model):
+        def call(self, x):
+            return inner(x)
+
+    for model in (inner, Outer()):
+        with pytest.raises(UserError, match=r"are float32 \[6, 6, 1\]\. It answered: .*") as error:
+            sample_outputs.outputs(model, grey)
+        assert "Exception encountered" not in str(error.value)
+        assert "3" in str(error.value).partition("It answered: ")[2]

@@ -10,6 +10,7 @@ import keras
 from absl import logging
 
 from tfbp.auditing import (
+    classifiers,
     connection,
     examples,
     gradients,
@@ -81,6 +82,7 @@ def findings(
             task.check(model, splits.train)
         result += mismatch
         result += connection.findings(model, splits, backbones)
+        result += classifiers.findings(model)
         result += rounding.findings(model, splits)
     result += examples.findings(splits, task)
     for number, phase in enumerate(phases):

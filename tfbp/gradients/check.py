@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfbp.errors import UserError, mistake
+from tfbp.errors import UserError, mistake, reason
 from tfbp.gradients import recorder as gradient_recorder
 from tfbp.modeling import keras_graph, paths
 
@@ -93,8 +93,8 @@ def _refusing(rule: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{rule} It answered: {reason}") from error
+        why = reason(error)
+        raise UserError(f"{rule} It answered: {why}") from error
 
 
 def _tensors(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfbp import storage
-from tfbp.errors import UserError, mistake
+from tfbp.errors import UserError, mistake, reason
 from tfbp.modeling import keras_graph, weight_files
 
 IMAGENET = "imagenet"
@@ -85,8 +85,7 @@ def load_backbone_weights(backbone: keras.Model, source: str) -> None:
     try:
         backbone.set_weights(earlier.get_weights())
     except ValueError as error:
-        reason = str(error).strip().partition("\n")[0]
-        rule = f"must hold the weights of {backbone.name!r} ({reason})"
+        rule = f"must hold the weights of {backbone.name!r} ({reason(error)})"
         raise mistake("weights", rule, source) from error
 
 

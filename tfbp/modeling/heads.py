@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from tfbp.errors import mistake
+from tfbp.errors import UserError, mistake
+from tfbp.modeling import tops
 
 _CAFFE = keras.applications.vgg16.preprocess_input  # BGR, minus the mean colour of ImageNet
 _TF = keras.applications.resnet_v2.preprocess_input  # -1 to 1
@@ -58,7 +59,8 @@ def swap_head(
 
     Raises:
         tfbp.UserError: fewer than two classes, a size or rate out of range, a backbone that "auto"
-            does not know or whose output is neither features nor a feature map.
+            does not know, that still has its classifier, or whose output is neither features nor a
+            feature map.
     """
     width = classes if isinstance(classes, int) else len(classes or ())
     if width < 2:
@@ -69,6 +71,12 @@ def swap_head(
         raise mistake("hidden", "must be sizes of at least 1", tuple(hidden))
     if not (preprocess in ("auto", None) or callable(preprocess)):
         raise mistake("preprocess", "must be 'auto', a function or None", preprocess)
+    if (top := tops.top_of(backbone)) is not None:
+        raise UserError(
+            f"`backbone` must end before its classifier, and {backbone.name!r} ends with "
+            f"{top.name!r}. Cut it before its top: build it with `include_top=False`, or take "
+            f"`keras.Model(backbone.input, backbone.get_layer({_below(backbone, top)}).output)`."
+        )
     rank = len(backbone.output_shape)
     if rank not in (2, 4):
         raise mistake(
@@ -97,6 +105,13 @@ def swap_head(
     start = keras.initializers.RandomNormal(stddev=1e-3)
     logits = keras.layers.Dense(width, kernel_initializer=start, name="head", dtype="float32")(x)
     return keras.Model(images, logits, name=f"{backbone.name}_swapped")
+
+
+def _below(backbone: keras.Model, top: keras.layers.Layer) -> str:
+    """The name of the layer that a backbone's top reads, as code; "…" if it is not on its level."""
+    names = [layer.name for layer in backbone.layers]
+    position = names.index(top.name) if top.name in names else 0
+    return repr(names[position - 1]) if position else "…"
 
 
 def preprocessing_of(backbone: keras.Model) -> Preprocessing:

@@ -5,11 +5,12 @@ look alike. Variables are keyed here by position in the layer tree, never by aut
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import keras
 
 from tfbp.errors import UserError, mistake
+from tfbp.modeling import patterns
 
 
 def layers(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -68,7 +69,8 @@ def select(
         argument: the name under which the user gave the pattern, for the message.
 
     Raises:
-        tfbp.UserError: not a regular expression, or it matches no layer: the paths are listed.
+        tfbp.UserError: not a regular expression; it, or one of its alternatives, matches no layer:
+            the paths are listed; it only matches layers that are not built.
     """
     known = with_weights(model)
     try:
@@ -76,6 +78,26 @@ def select(
     except re.error as error:
         raise mistake(argument, f"must be a regular expression ({error})", pattern) from error
     matched = {path: layer for path, layer in known.items() if expression.fullmatch(path)}
+    unbuilt = [path for path, layer in layers(model) if not layer.built]
+    if not matched and any(map(expression.fullmatch, unbuilt)):
+        raise UserError(
+            f"`model` {model.name!r} has layers without weights as yet: {', '.join(unbuilt[:4])}. "
+            "Call it once on an example, `model(x[:1])`: `build` alone does not make the layers of "
+            "a subclassed model."
+        )
     if not matched:
         raise mistake(argument, "must match the path of at least one layer", pattern, known)
+    check_alternatives(argument, expression, known)
     return matched
+
+
+def check_alternatives(argument: str, pattern: re.Pattern[str], known: Iterable[str]) -> None:
+    """Checks that each alternative of a pattern that matches some paths matches one itself.
+
+    Raises:
+        tfbp.UserError: one matches none.
+    """
+    known = list(known)
+    for alternative in patterns.unmatched(pattern, known):
+        rule = f"must match at least one layer with each alternative of {pattern.pattern!r}"
+        raise mistake(argument, rule, alternative, known)

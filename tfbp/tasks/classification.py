@@ -1,6 +1,7 @@
 """One label for each example, out of a list of names."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,8 +25,8 @@ class Classification:
         label_smoothing: part of each label that is spread over all classes in the loss that is
             trained with (see `tfbp.tasks.smoothing`), in [0, 1).
         class_weights: the weight of an example of each class there. None: 1; "balanced": inverse to
-            the size of its class, and 1 on average over the training examples; or name → weight, 1
-            for a class that is not named.
+            the size of its class, and 1 on average over the training examples; or name, or label,
+            → weight, 1 for a class that is not named.
         largest_image: height and width that an image file may have for an export to decode it, in
             pixels.
 
@@ -41,14 +42,15 @@ class Classification:
         classes: Sequence[str] | None,
         *,
         label_smoothing: float = 0.0,
-        class_weights: str | Mapping[str, float] | None = None,
+        class_weights: str | Mapping[Any, float] | None = None,
         largest_image: int = images.LARGEST,
     ):
         self.largest_image = largest_image
         if classes is None:
             raise UserError(
                 "`classes` must be at least two different names. There are none: the data has "
-                "values to predict, not labels."
+                "values to predict, not labels. If they are labels, load them as whole numbers or "
+                "names, or give `classes` where the data is loaded."
             )
         self.classes = tuple(classes)
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
@@ -188,18 +190,28 @@ class Classification:
 
 
 def _check_weights(
-    weights: str | Mapping[str, float] | None, classes: Sequence[str]
+    weights: str | Mapping[Any, float] | None, classes: Sequence[str]
 ) -> str | dict[str, float] | None:
     if weights is None or weights == BALANCED:
         return weights
     if not isinstance(weights, Mapping):
         raise mistake("class_weights", "must be None, 'balanced' or name → weight", weights)
-    for name, weight in weights.items():
+    by_name: dict[str, float] = {}
+    for key, weight in weights.items():
+        name = key
+        if isinstance(key, (int, np.integer)) and key not in classes:
+            if not 0 <= key < len(classes):
+                rule = f"must be for the labels 0 to {len(classes) - 1}, or name classes"
+                raise mistake("class_weights", rule, key)
+            name = classes[int(key)]
         if name not in classes:
             raise mistake("class_weights", "must name classes", name, classes)
+        if name in by_name:
+            raise mistake("class_weights", "must give each class one weight", name)
         if not 0 < weight < float("inf"):
             raise mistake("class_weights", f"must be above 0 and finite, for {name!r}", weight)
-    return dict(weights)
+        by_name[name] = weight
+    return by_name
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp.data.examples import Examples
-from tfbp.errors import UserError, mistake
+from tfbp.errors import UserError, mistake, reason
 
 # Examples whose outputs are looked at, or all if there are fewer.
 EXAMPLES = 8
@@ -73,7 +73,7 @@ def _call(model: keras.Model, x: np.ndarray) -> np.ndarray:
     try:
         answer = model(x, training=False)
     except (ValueError, tf.errors.InvalidArgumentError) as error:
-        raise _unfit(x, str(error).strip().partition("\n")[0]) from error
+        raise _unfit(x, reason(error)) from error
     if not tf.is_tensor(answer):
         raise UserError(f"`model` must have one output. Received: {type(answer).__name__}.")
     if not np.isfinite(answer).all():
@@ -90,7 +90,7 @@ def _refusal(model: keras.Model, shape: tuple[int, ...], dtype: np.dtype) -> str
     try:
         model.compute_output_spec(keras.KerasTensor((None, *shape), dtype.name))
     except ValueError as error:
-        return str(error).strip()
+        return reason(error)
     return ""
 
 
@@ -104,8 +104,8 @@ def _check_size(model: keras.Model, x: np.ndarray) -> None:
             raise mistake("size", f"must be at least {edge} for {model.name!r}", tuple(size))
 
 
-def _unfit(x: np.ndarray, reason: str) -> UserError:
+def _unfit(x: np.ndarray, why: str) -> UserError:
     return UserError(
         f"`model` must take the examples, which are {x.dtype} {list(x.shape[1:])}. "
-        f"It answered: {reason}"
+        f"It answered: {why}"
     )

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfbp.errors import mistake
 from tfbp.modeling import keras_graph
 from tfbp.modeling.freezing import Frozen
+from tfbp.modeling.paths import check_alternatives
 from tfbp.training import schedules
 from tfbp.training.phase import OPTIMIZERS, Phase
 from tfbp.training.update import Update
@@ -37,6 +38,7 @@ def rates(phase: Phase, frozen: Frozen) -> dict[str, float]:
             if pattern not in used:
                 rule = "must not name layers that do not learn, or that have another rate already"
                 raise mistake("learning_rate", rule, pattern, paths)
+            check_alternatives("learning_rate", re.compile(pattern), paths)
     decay = 1.0 if phase.layer_decay is None else phase.layer_decay
     return {path: by_path[path] * decay ** (len(paths) - 1 - i) for i, path in enumerate(paths)}
 
