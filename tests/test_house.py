@@ -32,6 +32,7 @@ KERAS_NAMES = {
     "_value": "variable",
     "_dtype": "variable",
     "_compile_loss": "sequential",
+    "_compile_config": "sequential",
     "_flat_losses": "compiled loss",
     "_all_reduce_sum_gradients": "optimizer",
     "_trainable_variables": "optimizer",

@@ -228,6 +228,14 @@ class GradientsAreSums:
         return grads_and_vars
 
 
+def save_with_optimizer(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes a compiled model that is saved name another optimizer than the one it trains with.
+
+    Public `Model.get_compile_config` could be overridden in a class, but the class is the user's.
+    """
+    model._compile_config.config["optimizer"] = optimizer
+
+
 def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """Returns the model's variables that an optimizer was built with.
 

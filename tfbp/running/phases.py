@@ -15,7 +15,7 @@ from absl import logging
 
 from tfbp.caching.cache import FeatureCache, Source
 from tfbp.gradients.flow import GradientFlow
-from tfbp.modeling import freezing
+from tfbp.modeling import freezing, keras_graph
 from tfbp.reporting.history import History, Rows
 from tfbp.reporting.progress import Count, Progress
 from tfbp.reporting.tensorboard import TensorBoard
@@ -84,6 +84,7 @@ def compile(run: Run, phase: Phase) -> freezing.Frozen:
             metrics=run.task.metrics(),
             auto_scale_loss=False,  # the optimizer does
         )
+        keras_graph.save_with_optimizer(run.model, optimizer.plain(phase))
     loop.build(run.model, run.splits.train, run.strategy)
     return frozen
 

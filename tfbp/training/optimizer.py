@@ -1,9 +1,10 @@
 """The optimizer of a phase: Keras's own rule, at a rate for each layer, inside an `Update`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfbp.errors import mistake
@@ -92,6 +93,9 @@ class _Rates(keras_graph.GradientsAreSums):
 
     factors: tuple[float, ...]
     decay: float
+
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Saves nothing: `Update`, which holds this optimizer, does."""
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor

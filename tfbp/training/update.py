@@ -4,7 +4,7 @@ rule → average.
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -278,6 +278,16 @@ class Update(keras.optimizers.Optimizer):
     @property
     def skipped(self) -> int:
         return int(self._skipped.numpy())
+
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Saves the state as Keras's own optimizer has it, at a constant rate, the one of now.
+
+        A model that a callback saves in a phase so loads by Keras alone.
+        """
+        rate = self.learning_rate
+        slots = self.rule.variables[2 if isinstance(rate, keras.Variable) else 1 :]
+        for i, value in enumerate((self.iterations, rate, *slots)):
+            store[str(i)] = np.asarray(value)
 
     @property
     def iterations(self) -> keras.Variable:
