@@ -15,6 +15,8 @@ from tensorflow.python.tools import saved_model_cli
 
 from tfbp import commands, driver, recipe
 from tfbp.exporting import parity
+from tfbp.running import execute
+from tfbp.workers import strategy
 
 RECIPES = pathlib.Path(__file__).parents[1] / "recipes"
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -150,16 +152,19 @@ def test_a_run_learns_and_its_export_answers_like_its_model(name, first):
     assert shown(result["export"]["path"]) == (GOLDEN / f"{name}.txt").read_text()
 
 
+def trained(*arguments):
+    """Returns the run of a command line, trained and evaluated; nothing is written or exported."""
+    module, config = commands.flags.recipe_and_config(RECIPES, arguments, about="")
+    run = driver.build(module, config, strategy.resolve(config.strategy or "auto"))
+    return execute.execute(run, None, {}, {})
+
+
 @pytest.mark.parametrize("name", AGAIN, indirect=True)
 def test_its_flag_file_repeats_a_run_to_the_bit(name, first):
-    code = commands.main(RECIPES, ["run", name, f"--flagfile={first}/flags.txt", "--workdir=again"])
+    again = trained(name, f"--flagfile={first}/flags.txt")
 
-    assert code == 0
-    results = [
-        json.loads((path / "result.json").read_text()) for path in (first, pathlib.Path("again"))
-    ]
-    assert results[0]["metrics"] == results[1]["metrics"]
-    models = [driver.load(str(path), RECIPES).model for path in (first, "again")]
+    assert again.result["metrics"] == json.loads((first / "result.json").read_text())["metrics"]
+    models = driver.load(str(first), RECIPES).model, again.model
     for one, other in zip(*map(weights, models), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -167,11 +172,8 @@ def test_its_flag_file_repeats_a_run_to_the_bit(name, first):
 @pytest.mark.parametrize("name", AGAIN, indirect=True)
 def test_two_devices_give_the_result_of_one(name, first):
     assert len(tf.config.list_logical_devices("CPU")) == 2
-    _, config = commands.flags.recipe_and_config(
-        RECIPES, [name, *TINY[name], "--strategy=mirrored", "--workdir=mirrored"], about=""
-    )
-    two = driver.run(recipe.load(name, RECIPES), config)
-    one = driver.open_run(str(first), RECIPES)
+    two = trained(name, *TINY[name], "--strategy=mirrored")
+    one = driver.load(str(first), RECIPES)
 
     assert two.strategy.num_replicas_in_sync == 2
     for ours, theirs in zip(weights(one.model), weights(two.model), strict=True):
