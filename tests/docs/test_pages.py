@@ -96,7 +96,10 @@ def test_the_python_of_a_page_runs(page, here, monkeypatch):
     assert names
 
 
-@pytest.mark.parametrize("page", ["recipes.md", "command_line.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["recipes.md", "CONTRIBUTING.md", pytest.param("command_line.md", marks=pytest.mark.slow)],
+)
 def test_the_calls_of_a_page_run(page, here):
     (here / "convnet.py").write_text(code("recipes.md")[0])
     assert calls(page)
