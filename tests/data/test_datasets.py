@@ -33,7 +33,8 @@ def repeating(size):
 def test_a_dataset_that_does_not_say_its_size_is_read_to_its_end(batch):
     dataset = numbered(300) if batch is None else numbered(300).batch(batch)
     assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
-    x, y = datasets.read(dataset)
+    x, y, weights = datasets.read(dataset)
+    assert weights is None
     assert x[:, 0].tolist() == list(range(300))
     assert y.tolist() == [number % 2 for number in range(300)]
 

@@ -79,8 +79,8 @@ def test_datasets_that_cannot_be_read_are_refused():
         ([1], "must be a tf.data.Dataset"),
         (pairs.repeat(), "finite"),
         (pairs.take(0), "at least one example"),
-        (pairs.map(lambda x, y: x), r"pairs of tensors \(x, y\)"),
-        (pairs.map(lambda x, y: {"x": x, "y": y}), r"pairs of tensors \(x, y\)"),
+        (pairs.map(lambda x, y: x), r"tensors \(x, y\)"),
+        (pairs.map(lambda x, y: {"x": x, "y": y}), r"tensors \(x, y\)"),
         (pairs.map(lambda x, y: (x, x)), "unbatch"),
         (uneven, "one shape"),
     ]:

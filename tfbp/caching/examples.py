@@ -33,6 +33,7 @@ class CachedExamples(Examples):
             targets=examples.targets,
             name=examples.name,
             views=examples.views,
+            weights=examples.weights,
         )
         self._examples, self._cache, self._seed = examples, cache, seed
         self.filled = cache.filled

@@ -53,6 +53,26 @@ def targets(y: object) -> np.ndarray:
     return y.astype(np.int64)
 
 
+def weights(values: object, size: int) -> np.ndarray:
+    """Makes the weights of examples float32 [size].
+
+    Raises:
+        tfbp.UserError: not numbers, another shape, one is missing, infinite or negative, or all
+            are 0.
+    """
+    array = numbers("weights", values)
+    check_finite("weights", array)
+    if array.shape not in ((size,), (size, 1)):
+        raise mistake("weights", f"must be one for each of the {size} examples", array.shape)
+    array = precision.narrow("weights", array).astype(np.float32).reshape(size)
+    if (array < 0).any():
+        row = int(np.flatnonzero(array < 0)[0])
+        raise mistake("weights", f"must be at least 0 (row {row})", float(array[row]))
+    if not array.any():
+        raise mistake("weights", "must not all be 0", 0.0)
+    return array
+
+
 def check_names(argument: str, names: Sequence[str] | None, rows: np.ndarray) -> None:
     """Checks that names, if there are any, are one for each entry of the rows, [size, entries].
 

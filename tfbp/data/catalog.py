@@ -230,7 +230,7 @@ def _tfds(request: _Request) -> Splits:
 def _csv(request: _Request) -> Splits:
     if "target" not in request.options:
         raise mistake("target", "must name the column to predict: `csv:PATH?target=COLUMN`", None)
-    keys = ("target", "classes", "group", "split", "order")
+    keys = ("classes", *_TABLE)
     return tables.load(
         request.path,
         on_bad_example=request.on_bad_example,
@@ -279,7 +279,7 @@ def _reference(path: str) -> str:
 
 _FRACTIONS = {"validation": _fraction, "test": _fraction}
 _LABELLED = {"classes": _names, "per_class": _count, **_FRACTIONS}
-_TABLE = {"target": _word, "group": _word, "split": _word, "order": _word}
+_TABLE = dict.fromkeys(("target", "weight", "group", "split", "order"), _word)
 _IMAGES = {"size": _count, **_LABELLED}
 
 SOURCES: Mapping[str, _Source] = {

@@ -1,4 +1,4 @@
-"""A dataset of pairs, read once into memory."""
+"""A dataset of pairs, or of triples with a weight, read once into memory."""
 
 import time
 from collections.abc import Iterator
@@ -18,11 +18,13 @@ _FIRST_LOOK = 1024
 # Seconds between two lines that count.
 _SECONDS = 10.0
 
-Pair = tuple[np.ndarray, np.ndarray]
+Arrays = tuple[np.ndarray, ...]
 
 
-def read(dataset: tf.data.Dataset, at_most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Reads all x and all y of a finite dataset of pairs, single or in batches.
+def read(
+    dataset: tf.data.Dataset, at_most: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Reads all x, all y and all weights, if there are any, of a finite dataset, single or batched.
 
     A dataset that does not say its size, like one from a Python generator, is counted while it is
     read, and may hold 100,000 examples or 4 GiB.
@@ -31,44 +33,45 @@ def read(dataset: tf.data.Dataset, at_most: int | None = None) -> tuple[np.ndarr
         at_most: how many examples it may hold, instead of that.
 
     Raises:
-        tfbp.UserError: the dataset is infinite, larger than it may be, empty or not of pairs of
-            tensors; its size is unknown and it repeats itself; its examples differ in shape; it
-            could yield examples as well as batches.
+        tfbp.UserError: the dataset is infinite, larger than it may be, empty or not of pairs, or
+            triples, of tensors; its size is unknown and it repeats itself; its examples differ in
+            shape; it could yield examples as well as batches.
     """
     if not isinstance(dataset, tf.data.Dataset):
         raise mistake("dataset", "must be a tf.data.Dataset", dataset)
     spec = dataset.element_spec
-    is_pair = isinstance(spec, tuple) and len(spec) == 2
-    if not is_pair or not all(isinstance(item, tf.TensorSpec) for item in spec):
-        raise mistake("dataset", "must yield pairs of tensors (x, y)", spec)
+    known = isinstance(spec, tuple) and len(spec) in (2, 3)
+    if not known or not all(isinstance(item, tf.TensorSpec) for item in spec):
+        raise mistake("dataset", "must yield tensors (x, y) or (x, y, weight)", spec)
     cardinality = int(dataset.cardinality())
     if cardinality == tf.data.INFINITE_CARDINALITY:
         raise mistake("dataset", "must be finite", "an infinite one (`repeat`?)")
-    if not _is_batched(*spec):
+    if not _is_batched(*spec[:2]):
         dataset = dataset.batch(256)
     batches = dataset.as_numpy_iterator()
     if cardinality == tf.data.UNKNOWN_CARDINALITY or at_most is not None:
         batches = _bounded(batches, at_most)
     try:
-        pairs = list(batches)
-        if not pairs:
+        every = list(batches)
+        if not every:
             raise mistake("dataset", "must hold at least one example", "an empty one")
-        x, y = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        x, y, *weights = (np.concatenate(parts) for parts in zip(*every, strict=True))
     except (tf.errors.InvalidArgumentError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"`dataset` must yield examples of one shape. {error}") from error
-    return x, y
+    return x, y, weights[0] if weights else None
 
 
-def _bounded(batches: Iterator[Pair], at_most: int | None) -> Iterator[Pair]:
+def _bounded(batches: Iterator[Arrays], at_most: int | None) -> Iterator[Arrays]:
     count = size = 0
     seen: set[bytes] = set()
     look, known = _FIRST_LOOK, 0
     clock = time.monotonic()
-    for x, y in batches:
-        yield x, y
-        count, size = count + len(x), size + x.nbytes + y.nbytes
+    for arrays in batches:
+        yield arrays
+        x = arrays[0]
+        count, size = count + len(x), size + sum(array.nbytes for array in arrays)
         if count > (MOST if at_most is None else at_most) or (
             at_most is None and size > _MOST_BYTES
         ):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from tfbp import fingerprint
 from tfbp.data import arrays, labels
@@ -37,6 +38,8 @@ class Examples:
         spec: the `tf.TensorSpec`s of x and y of one example.
         hashes: [size], dtype "S64": hex SHA-256 of each example's content. Equal hashes, equal x.
         targets: all y, [size, …].
+        weights: float32 [size]: how much each example counts in the loss that is trained with;
+            None: all alike.
         characters_per_token: for text, how many characters of it one token stands for; else None.
         columns: for the rows of a table, what the entries of x are called; else None.
         values: for the rows of a table, what the entries of y are called; else None.
@@ -61,13 +64,14 @@ class Examples:
         views: int = 0,
         preparation: str | None = None,
         in_memory: bool = False,
+        weights: np.ndarray | None = None,
     ):
         """Describes examples that `read` can fetch.
 
         Args:
             read: graph function from indices (int64 [n]) to (x [n, …], y [n, …]).
             spec, hashes, targets, characters_per_token: see the attributes.
-            columns, values, views, preparation, in_memory: see the attributes.
+            columns, values, views, preparation, in_memory, weights: see the attributes.
             name: what an error calls the example of an index.
             transform: see `augmented`.
         """
@@ -81,6 +85,7 @@ class Examples:
         self.views = views
         self.preparation = preparation
         self.in_memory = in_memory
+        self.weights = weights
         self._read = read
         self._name = name
         self._transform = transform
@@ -94,6 +99,7 @@ class Examples:
         name: Callable[[int], str] = "row {}".format,
         columns: Sequence[str] | None = None,
         values: Sequence[str] | None = None,
+        weights: ArrayLike | None = None,
     ) -> "Examples":
         """Makes the rows of two arrays examples, held in memory (uint8 stays uint8 there).
 
@@ -103,6 +109,7 @@ class Examples:
             y: whole numbers [size] are labels; floats [size, k] or [size] are values.
             name: what an error calls the example of an index.
             columns, values: see the attributes.
+            weights: numbers [size] of at least 0, not all 0: see the attributes.
 
         Raises:
             tfbp.UserError: the lengths differ, or any is not as it must be.
@@ -132,6 +139,7 @@ class Examples:
             values=None if values is None else tuple(values),
             preparation="rows",
             in_memory=True,
+            weights=None if weights is None else arrays.weights(weights, len(x)),
         )
 
     @property
@@ -142,9 +150,11 @@ class Examples:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 over shapes, contents and targets, in order."""
+        """Hex SHA-256 over shapes, contents, targets and weights, in order."""
         shapes = repr([(item.shape.as_list(), item.dtype.name) for item in self.spec])
-        parts = shapes, fingerprint.of_array(self.hashes), fingerprint.of_array(self.targets)
+        parts = [shapes, fingerprint.of_array(self.hashes), fingerprint.of_array(self.targets)]
+        if self.weights is not None:
+            parts.append(fingerprint.of_array(self.weights))
         return fingerprint.of_bytes(*(part.encode() for part in parts))
 
     def read(self, indices: tf.Tensor) -> Batch:
@@ -197,6 +207,7 @@ class Examples:
             read=lambda chosen: self._read(tf.gather(rows, chosen)),
             hashes=self.hashes[indices],
             targets=self.targets[indices],
+            weights=None if self.weights is None else self.weights[indices],
             name=lambda index: self._name(int(indices[index])),
         )
 
@@ -268,6 +279,7 @@ class Examples:
             "views": self.views,
             "preparation": self.preparation,
             "in_memory": self.in_memory,
+            "weights": self.weights,
         }
         return Examples(**{**current, **changes})
 

@@ -49,6 +49,7 @@ class Splits:
         seed: int = 0,
         columns: Sequence[str] | None = None,
         values: Sequence[str] | None = None,
+        weights: ArrayLike | None = None,
         groups: ArrayLike | None = None,
         order: ArrayLike | None = None,
     ) -> "Splits":
@@ -68,6 +69,9 @@ class Splits:
             seed: which examples are held out.
             columns, values: for a table, what the entries of x and of y are called: an export takes
                 and answers them by these names.
+            weights: [size], at least 0: how much each example counts in the loss that is trained
+                with, whose mean is over the number of examples, as Keras takes it. Results are
+                without weights.
             groups: [size]: what each example belongs to, a patient, a user, a burst of photographs.
                 All examples of a group are in one split: see `splitting.cut`.
             order: [size]: when each example was, as numbers or dates. The last ones are held out:
@@ -80,7 +84,7 @@ class Splits:
                 cannot hold, a fraction out of range.
         """
         targets, names = labels.separate(y, classes)
-        examples = Examples.from_arrays(x, targets, columns=columns, values=values)
+        examples = Examples.from_arrays(x, targets, columns=columns, values=values, weights=weights)
         return cls.cut(
             examples,
             classes=names,
@@ -102,20 +106,22 @@ class Splits:
         seed: int = 0,
         at_most: int | None = None,
     ) -> "Splits":
-        """Reads a finite dataset of pairs (x, y) into memory and cuts it.
+        """Reads a finite dataset of (x, y), or (x, y, weight), into memory and cuts it.
 
-        The pairs may be single examples or batches. Everything else is as in `from_arrays`.
+        They may be single examples or batches. Everything else is as in `from_arrays`.
 
         Args:
             at_most: how many examples the dataset may hold. Default: any number if it says its
                 size, and else 100,000, or 4 GiB.
 
         Raises:
-            tfbp.UserError: the dataset is infinite or larger than it may be, empty or not of pairs,
-                its examples differ in shape, or what `from_arrays` raises.
+            tfbp.UserError: the dataset is infinite or larger than it may be, empty or of something
+                else, its examples differ in shape, or what `from_arrays` raises.
         """
-        x, y = datasets.read(dataset, at_most)
-        return cls.from_arrays(x, y, classes=classes, validation=validation, test=test, seed=seed)
+        x, y, weights = datasets.read(dataset, at_most)
+        return cls.from_arrays(
+            x, y, weights=weights, classes=classes, validation=validation, test=test, seed=seed
+        )
 
     @classmethod
     def cut(

@@ -164,6 +164,7 @@ def load(
     *,
     target: str,
     classes: Sequence[str] | None = None,
+    weight: str | None = None,
     group: str | None = None,
     split: str | None = None,
     order: str | None = None,
@@ -179,6 +180,7 @@ def load(
         target: the column to predict: class names when its first cell is not a number or there are
             `classes`, and else numbers.
         classes: the classes to use, in the order of their labels. Default: all, sorted.
+        weight: a column of weights: see `Splits.from_arrays`.
         group: a column that says what each row belongs to: see `Splits.from_arrays`.
         split: a column that says which split each row is of; what is missing is cut from `train`.
         order: a column of numbers or dates: the last rows are held out.
@@ -191,7 +193,7 @@ def load(
             `Splits.from_arrays` raises.
     """
     table = read_csv(path)
-    roles = {"target": target, "group": group, "split": split, "order": order}
+    roles = {"target": target, "weight": weight, "group": group, "split": split, "order": order}
     used = {role: name for role, name in roles.items() if name is not None}
     for role, name in used.items():
         table.column(role, name)
@@ -209,6 +211,7 @@ def load(
         name=lambda index: f"row {table.rows[kept[index]]}",
         columns=features,
         values=None if names else [target],
+        weights=None if weight is None else table.numbers([weight])[kept, 0],
     )
 
     def of(name: str | None) -> np.ndarray | None:

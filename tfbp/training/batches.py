@@ -43,8 +43,9 @@ def training(
 
     Each replica gets (x, y, weight, share):
     - its slice of the global batch;
-    - float32 weights, [slice], or [slice, 1] if y is a sequence of labels: 1 or the weight of the
-      label's class, and 0 for the examples that stand in for an empty slice;
+    - float32 weights, [slice], or [slice, 1] if y is a sequence of labels: the example's own weight
+      times that of the label's class, each 1 where there is none, and 0 for the examples that stand
+      in for an empty slice;
     - the factor, a float32 scalar, by which the mean over replicas of their means, summed over the
       batches of an update, becomes the mean of all examples of the update.
 
@@ -94,6 +95,9 @@ def reader(
         weight = tf.fill([tf.size(indices), *inner], tf.where(empty, 0.0, 1.0))
         if class_weights is not None:
             weight *= tf.gather(tf.constant(class_weights, tf.float32), y)
+        if examples.weights is not None:
+            own = tf.gather(tf.constant(examples.weights), indices)
+            weight *= tf.reshape(own, [-1, *inner])
         first = step % epoch_steps // accumulate * accumulate * batch_size
         count = tf.minimum(tf.constant(accumulate * batch_size, tf.int64), size - first)
         share = tf.cast((high - low) * replicas, tf.float32) / tf.cast(count, tf.float32)
