@@ -54,7 +54,7 @@ def test_a_setting_out_of_range_is_refused_by_its_name(setting, wrong):
 
 
 def test_an_unknown_optimizer_gets_the_close_match():
-    with pytest.raises(UserError, match=r"Did you mean 'adamw'\?\nKnown:\n - adagrad\n"):
+    with pytest.raises(UserError, match=r"Did you mean 'adamw'\?\nKnown:\n - adadelta\n"):
         Phase("head", "head.*", **GOOD, optimizer="adamwx")
 
 

@@ -17,6 +17,7 @@ from tfbp.commands import flags
 from tfbp.reporting.table import table
 from tfbp.running.plan import Group, PhasePlan
 from tfbp.settings import Fields, field
+from tfbp.training import rules
 
 SHOWN = 3  # of the tensors at a cut
 
@@ -44,7 +45,9 @@ def _text(plan: PhasePlan) -> str:
     length = f"{phase.epochs:,} epochs, {plan.steps:,} steps"
     if plan.updates != plan.steps:
         length += f", {plan.updates:,} updates"
-    head = f"{phase.name}: {length}, {phase.optimizer}, {phase.schedule} rate{_rest(plan)}"
+    head = (
+        f"{phase.name}: {length}, {rules.text(phase.optimizer)}, {phase.schedule} rate{_rest(plan)}"
+    )
     rows = [("", "layers", "trains", "frozen", "statistics", "learning rate")]
     counts = [_counts(group) for group in plan.groups]
     names = [*(group.name for group in plan.groups), "total"]

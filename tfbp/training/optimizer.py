@@ -11,8 +11,8 @@ from tfbp.errors import mistake
 from tfbp.modeling import keras_graph
 from tfbp.modeling.freezing import Frozen
 from tfbp.modeling.paths import check_alternatives
-from tfbp.training import schedules
-from tfbp.training.phase import OPTIMIZERS, Phase
+from tfbp.training import rules, schedules
+from tfbp.training.phase import Phase
 from tfbp.training.update import Update
 
 
@@ -66,16 +66,14 @@ def build(phase: Phase, updates: int, frozen: Frozen | None = None) -> Update:
             factors |= {id(variable): rate / peak for variable in frozen.learning[path]}
         layers = [*frozen.trainable.values(), *frozen.frozen.values()]
         half = any(layer.compute_dtype == "float16" for layer in layers)
-    kind = OPTIMIZERS[phase.optimizer]
-    rule = type(kind.__name__, (_Rates, kind), {})(schedules.of(phase, peak, updates))
-    rule.weight_decay = None  # Keras's own uses one rate for all layers; `_Rates` decays instead
-    rule.decay = phase.weight_decay
+    rule = rules.make(phase.optimizer, schedules.of(phase, peak, updates), mixin=_Rates)
+    rule.decay = phase.weight_decay  # by `_Rates`: Keras's own uses one rate for all layers
     return Update(rule, phase, factors, scale_loss=half)
 
 
 def plain(phase: Phase) -> keras.optimizers.Optimizer:
     """Returns a plain Keras optimizer of the phase's kind, at its (highest) rate."""
-    return OPTIMIZERS[phase.optimizer](_peak(phase), weight_decay=phase.weight_decay)
+    return rules.make(phase.optimizer, _peak(phase), weight_decay=phase.weight_decay)
 
 
 def _peak(phase: Phase) -> float:

@@ -5,18 +5,10 @@ import numbers
 import re
 from collections.abc import Mapping
 
-import keras
-
 from tfbp.errors import mistake
 from tfbp.settings import Fields, field
+from tfbp.training import rules
 
-OPTIMIZERS = {
-    "adagrad": keras.optimizers.Adagrad,
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
-    "rmsprop": keras.optimizers.RMSprop,
-    "sgd": keras.optimizers.SGD,
-}
 SCHEDULES = ("constant", "cosine", "one_cycle")
 BATCH_NORM = ("frozen", "affine", "train")
 CLIPPING = ("clip_value", "clip_variable_norm", "clip_norm")
@@ -49,7 +41,10 @@ class Phase(Fields):
         warm_up: fraction of the phase's updates, rounded down, in which a constant or cosine rate
             first rises from zero in a straight line (Goyal et al. 2017, sec. 2.2); below 1. The
             cosine takes the rest.
-        optimizer: "adam", "adamw", "sgd", "rmsprop" or "adagrad", with Keras's own defaults.
+        optimizer: one of Keras's: its name in lower case, such as "adam", "sgd", "lion" or "muon",
+            with Keras's defaults; a config, {"class_name": "SGD", "config": {"momentum": 0.9}}; or
+            an optimizer, of which the phase keeps the config alone. What the phase says itself
+            (rate, decay, clipping, accumulation, average) must not differ there.
         weight_decay: decoupled weight decay per update, times the layer's rate (Loshchilov & Hutter
             2019); 0: none.
         clip_value: largest magnitude of an entry of the gradient; None: no clipping.
@@ -83,7 +78,7 @@ class Phase(Fields):
     layer_decay: float | None = field(None, above=0, high=1)
     schedule: str = field("constant", choices=SCHEDULES)
     warm_up: float = field(0.0, low=0, below=1)
-    optimizer: str = field("adam", choices=OPTIMIZERS)
+    optimizer: rules.Rule = "adam"
     weight_decay: float = field(0.0, low=0)
     clip_value: float | None = field(None, above=0)
     clip_variable_norm: float | None = field(None, above=0)
@@ -98,6 +93,7 @@ class Phase(Fields):
         if not re.fullmatch(r"[^/\\]*[^/\\.][^/\\]*", self.name):
             raise mistake("name", "must be a name, which is part of a path too", self.name)
         _check_rates(self.learning_rate)
+        object.__setattr__(self, "optimizer", rules.checked(self.optimizer, vars(self)))
         if self.warm_up and self.schedule == "one_cycle":
             rule = "must be 0 with the schedule 'one_cycle', which rises by itself"
             raise mistake("warm_up", rule, self.warm_up)
