@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tfbp.errors import UserError
-from tfbp.modeling import adapters, freezing, paths
+from tfbp.modeling import adapters, freezing, keras_graph, paths
 
 TOKENS = np.random.default_rng(0).integers(0, 7, (12, 5))
 IMAGES = np.random.default_rng(0).uniform(0, 1, (12, 6, 6, 3)).astype(np.float32)
@@ -206,3 +206,12 @@ def test_layers_that_keras_cannot_adapt_are_refused(layer):
     model = keras.Sequential([keras.Input((5, 3)), layer])
     with pytest.raises(UserError, match=f"Keras can adapt.*{layer.name}"):
         adapters.add_lora(model, ".*", rank=1)
+
+
+def test_adapters_go_into_some_parts_of_a_layer_alone():
+    model = text()
+    adapters.add_lora(model, "attention/(query|value)", rank=1)
+    attention = model.get_layer("attention")
+    having = [layer.name for layer in keras_graph.all_layers(attention) if adapters.adapted(layer)]
+    assert sorted(having) == ["query", "value"]
+    assert train(model, TOKENS, "attention/(query|value)")

@@ -142,7 +142,7 @@ def test_normalization_inside_a_layer_of_layers_follows_the_same_rule(batch_norm
     images = keras.Input((8, 8, 3))
     x = keras.layers.GlobalAveragePooling2D()(Block("block")(images))
     model = keras.Model(images, keras.layers.Dense(3, name="head")(x))
-    names = {name.removeprefix("block/") for name in changed(model, "block", batch_norm)}
+    names = {name.rpartition("/")[2] for name in changed(model, "block", batch_norm)}
     assert names | {"bias"} == expected
 
 
@@ -159,3 +159,30 @@ def test_a_pattern_that_matches_only_what_cannot_learn_is_refused(trainable, bat
 def test_a_pattern_that_matches_nothing_lists_the_paths():
     with pytest.raises(UserError, match=r"(?s)Received: 'block5_.*\n - body/conv_1\n"):
         freezing.freeze(nested(), "block5_.*")
+
+
+def test_one_part_of_a_layer_that_consists_of_others_learns_alone():
+    layers = keras.layers
+    attention = layers.MultiHeadAttention(2, 3, name="attention")
+    x = rows = keras.Input((5, 4))
+    x = layers.GlobalAveragePooling1D()(attention(x, x))
+    model = keras.Model(rows, layers.Dense(3, name="head")(x))
+    for trainable, learning in (
+        ("attention/query|head", ["attention/query", "head"]),
+        ("head", ["head"]),
+        ("attention", [f"attention/{n}" for n in ("query", "key", "value", "attention_output")]),
+    ):
+        frozen = freezing.freeze(model, trainable)
+        assert sorted(frozen.learning) == sorted(learning)
+        assert attention.trainable == ("attention" in trainable)
+        expected = [v for path in learning for v in frozen.learning[path]]
+        assert {id(v) for v in model.trainable_variables} == {id(v) for v in expected}
+        names = [f"{path}/{v.name}" for path in learning for v in frozen.learning[path]]
+        before = [value.numpy() for value in expected]
+        still = [(v, v.numpy()) for v in frozen.fixed]
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(X[:, 0, :5, [0, 1, 2, 0]].transpose(1, 2, 0), Y, verbose=0)
+        moved = [(a != b.numpy()).any() for a, b in zip(before, expected, strict=True)]
+        # A bias of the keys shifts all scores of a query alike, which the softmax takes out.
+        assert all(m for m, name in zip(moved, names, strict=True) if name != "attention/key/bias")
+        assert all((value == v.numpy()).all() for v, value in still)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tfbp import fingerprint
+from tfbp.errors import UserError
 from tfbp.modeling import adapters, freezing
 from tfbp.training.proof import Proof, ProofFailed
 
@@ -155,3 +156,25 @@ def test_the_proof_is_a_fingerprint_of_what_was_frozen_and_of_what_was_trained()
     assert one["trained"] == other["trained"]
     assert one["frozen"] != other["frozen"]
     assert len(one["frozen"]) == len(fingerprint.of_bytes())
+
+
+def test_fingerprints_of_layers_with_other_names_are_refused():
+    frozen = freezing.freeze(network(), "last")
+    before = Proof(frozen).before
+    before["inner/last"] = before.pop("last")
+    with pytest.raises(UserError, match=r"differently: inner/last, last\. Give another"):
+        Proof(frozen, before)
+
+
+def test_fingerprints_of_another_build_are_those_of_layers_at_the_same_places():
+    def unnamed():
+        parts = [keras.layers.Dense(4), keras.layers.Dense(4), keras.layers.Dense(2, name="last")]
+        return keras.Sequential([keras.Input((4,)), *parts])
+
+    first = Proof(freezing.freeze(unnamed(), "last"))
+    model = unnamed()  # whose layers have other numbers
+    frozen = freezing.freeze(model, "last")
+    assert first.before.keys() != frozen.division.layers.keys()
+    proof = Proof(frozen, json.loads(json.dumps(first.before)))
+    assert list(proof.before) == list(frozen.division.layers)
+    assert list(proof.before.values()) == list(first.before.values())

@@ -6,7 +6,7 @@ import keras
 
 from tfbp.auditing.one_batch import Effect
 from tfbp.finding import Finding, listed
-from tfbp.modeling import keras_graph, paths
+from tfbp.modeling import keras_graph
 from tfbp.modeling.freezing import Frozen
 from tfbp.training.phase import Phase
 
@@ -17,7 +17,7 @@ def findings(model: keras.Model, phase: Phase, frozen: Frozen) -> Iterator[Findi
     An error where nothing else of that nested model trains, a warning where some of it does.
     """
     for nested in keras_graph.nested_models(model):
-        inside = {id(layer) for _, layer in paths.layers(nested)}
+        inside = {id(layer) for layer in keras_graph.all_layers(nested)}
         moving = [path for path in frozen.statistics if id(frozen.trainable[path]) in inside]
         learning = [
             path

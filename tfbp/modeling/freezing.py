@@ -21,12 +21,14 @@ class Frozen:
         statistics: path → variables of a trainable layer that move without a gradient, such as
             BatchNormalization's moving averages. Layers without any are not there.
         frozen: path → layer in which nothing may change.
+        division: all layers, in the order of the graph, and the names that patterns know them by.
     """
 
     trainable: dict[str, keras.layers.Layer]
     learning: dict[str, list[keras.Variable]]
     statistics: dict[str, list[keras.Variable]]
     frozen: dict[str, keras.layers.Layer]
+    division: paths.Division
 
     @property
     def parameters(self) -> int:
@@ -61,10 +63,13 @@ def freeze(model: keras.Model, trainable: str, batch_norm: str = "frozen") -> Fr
         tfbp.UserError: the pattern matches no layer, or none that can learn.
     """
     matched = paths.select(model, trainable)
+    division = paths.divide(model)
     # A frozen model hides the trainable layers inside it: open all, then freeze layer by layer.
     model.trainable = True
-    divided = Frozen({}, {}, {}, {})
-    for path, layer in paths.with_weights(model).items():
+    for path, layer in division.opened.items():
+        layer.trainable = any(path in division.names[each] for each in matched)
+    divided = Frozen({}, {}, {}, {}, division)
+    for path, layer in division.layers.items():
         for part in keras_graph.all_layers(layer):
             # Keras ignores an assignment that changes nothing, and with it the variables, which an
             # earlier phase may have set apart from their layer.

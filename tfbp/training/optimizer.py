@@ -29,7 +29,9 @@ def rates(phase: Phase, frozen: Frozen) -> dict[str, float]:
     else:
         used = set()
         for path in paths:
-            pattern = next((p for p in phase.learning_rate if re.fullmatch(p, path)), None)
+            names = frozen.division.names[path]
+            matching = (p for p in phase.learning_rate if any(re.fullmatch(p, n) for n in names))
+            pattern = next(matching, None)
             if pattern is None:
                 rule = f"must have a rate for each layer that learns; none matches {path!r}"
                 raise mistake("learning_rate", rule, list(phase.learning_rate))
@@ -39,7 +41,8 @@ def rates(phase: Phase, frozen: Frozen) -> dict[str, float]:
             if pattern not in used:
                 rule = "must not name layers that do not learn, or that have another rate already"
                 raise mistake("learning_rate", rule, pattern, paths)
-            check_alternatives("learning_rate", re.compile(pattern), paths)
+            known = [name for path in paths for name in frozen.division.names[path]]
+            check_alternatives("learning_rate", re.compile(pattern), known)
     decay = 1.0 if phase.layer_decay is None else phase.layer_decay
     return {path: by_path[path] * decay ** (len(paths) - 1 - i) for i, path in enumerate(paths)}
 

@@ -1,6 +1,7 @@
 """After a phase, the proof: what was frozen has not changed, what should learn has moved."""
 
 import itertools
+import re
 import time
 from collections.abc import Iterable
 
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbp import fingerprint
-from tfbp.errors import CheckFailed
+from tfbp.errors import CheckFailed, UserError
 from tfbp.modeling.freezing import Frozen
 from tfbp.training.loop import Diverged
 from tfbp.workers.workers import Workers
@@ -34,6 +35,9 @@ class Proof:
         before: the fingerprints at the start of the phase, which are those at the end of the phase
             before it; None: they are taken now.
 
+    Raises:
+        tfbp.UserError: `before` is of other layers.
+
     Attributes:
         before: the fingerprints at the start of the phase.
         after: those at its end, once `check` has been called.
@@ -43,7 +47,7 @@ class Proof:
     def __init__(self, frozen: Frozen, before: Fingerprints | None = None):
         began = time.perf_counter()
         self._frozen = frozen
-        self.before = before or self._take()
+        self.before = self._renamed(before) if before else self._take()
         self.after: Fingerprints | None = None
         self.seconds = time.perf_counter() - began
 
@@ -61,7 +65,7 @@ class Proof:
         fingerprints = self.after = self._take()
         changed, still = [], []
         fixed, moving = {}, {}
-        for path, layer in self._layers.items():
+        for path, layer in self._frozen.division.layers.items():
             before, after = self.before[path], fingerprints[path]
             learning = _ids(self._frozen.learning.get(path, ()))
             statistics = _ids(self._frozen.statistics.get(path, ()))
@@ -109,12 +113,24 @@ class Proof:
                 f"{', '.join(wrong)}."
             )
 
-    @property
-    def _layers(self) -> dict[str, keras.layers.Layer]:
-        return self._frozen.frozen | self._frozen.trainable
+    def _renamed(self, before: Fingerprints) -> Fingerprints:
+        """Returns fingerprints by the paths that this build of the model has.
+
+        The numbers that Keras gives to layers without a name are others in each build.
+        """
+        paths, others = list(self._frozen.division.layers), list(before)
+        if set(paths) == set(others):
+            return before
+        if list(map(_unnumbered, paths)) == list(map(_unnumbered, others)):
+            return dict(zip(paths, before.values(), strict=True))
+        differing = sorted(set(paths) ^ set(others))
+        raise UserError(
+            "The checkpoint was made of a model with other layers, or by a version of tfbp that "
+            f"names them differently: {', '.join(differing[:5])}. Give another work directory."
+        )
 
     def _take(self) -> Fingerprints:
-        weights = {path: layer.weights for path, layer in self._layers.items()}
+        weights = {path: layer.weights for path, layer in self._frozen.division.layers.items()}
         # Tensors are hashed in place; NumPy would copy the variables.
         variables = itertools.chain.from_iterable(weights.values())
         values = (tf.convert_to_tensor(variable.value) for variable in variables)
@@ -142,6 +158,10 @@ def check_finite(frozen: Frozen, phase: str) -> None:
             f"After the last update of phase {phase!r} these are not finite: "
             f"{', '.join(spoiled)}. Lower the learning rate, or set `clip_norm`."
         )
+
+
+def _unnumbered(path: str) -> str:
+    return re.sub(r"_\d+(?=/|$)", "", path)
 
 
 def _ids(variables: Iterable[keras.Variable]) -> set[int]:
