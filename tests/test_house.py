@@ -1,6 +1,7 @@
 """The rules that every file of the package keeps, read from the source itself."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import pathlib
@@ -12,6 +13,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "tfbp").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")])
 TREES = {file.relative_to(ROOT).as_posix(): ast.parse(file.read_bytes()) for file in FILES}
+
+MODULES = {
+    name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name for name in TREES
+}
 
 KERAS_GRAPH = "tfbp/modeling/keras_graph.py"
 # Keras's private names that it uses, each with what has it: a key of `having`, or a callback.
@@ -47,6 +52,23 @@ KERAS_IMPORTS = {
     "keras.src.random.seed_generator": "global_seed_generator",
     "keras.src.saving.serialization_lib": "SafeModeScope",
 }
+# Each imports only from those before it, and from itself.
+ORDER = (
+    *(
+        "version",
+        "errors",
+        "fingerprint",
+        "finding",
+        "settings",
+        "storage",
+        "workers",
+        "data",
+        "modeling",
+    ),
+    *("tasks", "training", "caching", "gradients", "resuming", "auditing", "exporting"),
+    *("reporting", "serving", "running", "recipe", "driver", "commands"),
+)
+FILE_LINES, FUNCTION_LINES, PARAMETERS = 400, 80, 12
 # TensorFlow's and Python's own, each in the file that needs it.
 OTHER_NAMES = {
     "tfbp/caching/tracing.py": {"_get_function"},
@@ -125,11 +147,26 @@ def methods(tree):
 
 
 def imports(tree):
+    """Yields the modules that a module imports anywhere, inside functions and for types too."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for each in node.names:
+                name = f"{node.module}.{each.name}"
+                yield name if name in MODULES else node.module
+
+
+def folder(module):
+    """Returns what stands in the order of the house: `data` of `tfbp.data.text`."""
+    return module.split(".")[1]
+
+
+def functions():
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{file}:{node.name}", node
 
 
 @pytest.mark.parametrize("file", sorted(TREES.keys() - {KERAS_GRAPH}))
@@ -138,6 +175,9 @@ def test_a_file_uses_no_private_names_but_its_own(file):
     assert attributes(tree) - defined(tree) <= OTHER_NAMES.get(file, set())
     assert not (strings(tree) | methods(tree)) & KERAS_NAMES.keys()
     assert not [name for name in imports(tree) if name.startswith("keras.src")]
+    assert not [
+        node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "src"
+    ]
 
 
 def test_keras_graph_uses_the_listed_private_names_of_keras_and_no_others():
@@ -159,3 +199,44 @@ def test_the_installed_keras_has_each_listed_name(having, name):
 @pytest.mark.parametrize("module", KERAS_IMPORTS)
 def test_the_installed_keras_has_each_listed_import(module):
     assert hasattr(importlib.import_module(module), KERAS_IMPORTS[module])
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("tfbp.")])
+def test_a_module_imports_only_from_folders_before_its_own(module):
+    own = imports(TREES[MODULES[module]])
+    folders = {folder(name) for name in own if name.startswith("tfbp.")}
+    assert folders <= {*ORDER[: ORDER.index(folder(module)) + 1]}
+
+
+def test_no_module_imports_itself_through_others():
+    edges = {name: set(imports(TREES[file])) & MODULES.keys() for name, file in MODULES.items()}
+    graph = graphlib.TopologicalSorter(edges)
+    graph.prepare()  # which raises CycleError, with the circle
+
+
+def test_tfbp_knows_no_recipe_and_recipes_know_no_other():
+    for module, file in MODULES.items():
+        known = {name for name in imports(TREES[file]) if name.split(".")[0] == "recipes"}
+        assert not known - {"recipes"} or module == "recipes.__main__", module
+
+
+def test_no_file_is_too_long():
+    lengths = {file: len((ROOT / file).read_text().splitlines()) for file in TREES}
+    assert {file: length for file, length in lengths.items() if length > FILE_LINES} == {}
+
+
+def test_no_function_is_too_long_without_its_docstring():
+    lengths = {}
+    for name, node in functions():
+        documented = ast.get_docstring(node) is not None
+        described = node.body[0].end_lineno - node.body[0].lineno + 1 if documented else 0
+        lengths[name] = node.end_lineno - node.lineno + 1 - described
+    assert {name: length for name, length in lengths.items() if length > FUNCTION_LINES} == {}
+
+
+def test_no_function_has_too_many_parameters():
+    counts = {}
+    for name, node in functions():
+        parameters = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        counts[name] = len([each for each in parameters if each.arg not in ("self", "cls")])
+    assert {name: count for name, count in counts.items() if count > PARAMETERS} == {}

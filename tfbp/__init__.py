@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tfbp.errors import UserError, mistake
+from tfbp.version import __version__
 
 if TYPE_CHECKING:  # For type checkers and editors; a test holds it against the table below.
     from tfbp.auditing.audit import audit as audit
@@ -36,8 +37,6 @@ if TYPE_CHECKING:  # For type checkers and editors; a test holds it against the 
     from tfbp.tasks.regression import Regression as Regression
     from tfbp.tasks.task import Task as Task
     from tfbp.training.phase import Phase as Phase
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "Splits": "tfbp.data.splits",

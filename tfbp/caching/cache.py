@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-import tfbp
 from tfbp import fingerprint
 from tfbp.caching import budget, features, prefix
 from tfbp.caching import examples as cached_examples
@@ -33,6 +32,7 @@ from tfbp.modeling.freezing import Frozen
 from tfbp.settings import Settings
 from tfbp.tasks.task import Task
 from tfbp.training.phase import Phase
+from tfbp.version import __version__
 
 # When a cache pays, estimated from what was measured on 2 cores: VGG16's forward pass, rows of
 # 2 to 64 KB from the page cache, and tracing, opening, and checking of a cache of 1,400 examples.
@@ -278,7 +278,7 @@ class FeatureCache:
         if id(examples) not in self._described:
             self._described[id(examples)] = cached_examples.fingerprint_of_x(examples, self._seed)
         made = found.fingerprint, self._described[id(examples)]
-        return fingerprint.of_json([tfbp.__version__, tf.__version__, keras.__version__, *made])
+        return fingerprint.of_json([__version__, tf.__version__, keras.__version__, *made])
 
     def _computing(
         self, found: Prefix, examples: Examples, earlier: tuple[Prefix, Features] | None
