@@ -72,7 +72,7 @@ FILE_LINES, FUNCTION_LINES, PARAMETERS = 400, 80, 12
 # TensorFlow's and Python's own, each in the file that needs it.
 OTHER_NAMES = {
     "tfbp/caching/tracing.py": {"_get_function"},
-    "tfbp/serving/signature.py": {"_make_callable_from_options"},
+    "tfbp/serving/signature.py": {"_do_run", "_make_callable_from_options"},
     "tfbp/commands/__init__.py": {"_exit"},
     "tfbp/workers/interruption.py": {"_exit"},
 }

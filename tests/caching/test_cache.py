@@ -64,14 +64,14 @@ def test_the_outlook_says_where_the_split_falls_what_it_takes_and_saves(tmp_path
 
 @pytest.mark.usefixtures("fast")
 def test_half_rows_take_half(tmp_path):
-    assert outlook(tmp_path, half=True).bytes * 2 == outlook(tmp_path).bytes
+    assert outlook(tmp_path, cache_half=True).bytes * 2 == outlook(tmp_path).bytes
 
 
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     ("changes", "obstacle"),
     [
-        ({"on": False}, "the cache is off"),
+        ({"cache": False}, "the cache is off"),
         ({"trainable": ".*"}, "no part of the model gives the same in each epoch"),
         ({"epochs": 1, "phases": 2}, "each example is read only once"),
         ({"data": splits(transform=augmentation(flip=True))}, "augmentation makes each epoch's"),
@@ -87,7 +87,7 @@ def test_the_outlook_says_what_keeps_a_phase_from_being_cached(tmp_path, changes
 
 @pytest.mark.usefixtures("fast")
 def test_the_outlook_says_how_many_rows_fit(tmp_path):
-    found = outlook(tmp_path, limit_gb=7 * 32 * 4 / 1e9)
+    found = outlook(tmp_path, cache_gb=7 * 32 * 4 / 1e9)
     assert found.cached
     assert found.obstacle == "only 7 fit, the others are computed each time"
 
