@@ -163,6 +163,17 @@ def test_layer_decay_counts_the_learning_layers_from_the_last_one():
     assert found == {"body/low": 0.25, "body/middle": 0.5, "head": 10}
 
 
+def test_the_rate_of_a_layer_that_consists_of_others_is_that_of_its_parts():
+    attention = keras.layers.MultiHeadAttention(2, 3, name="attention")
+    x = keras.Input((5, 4))
+    model = keras.Model(x, keras.layers.Dense(2, name="head")(attention(x, x)))
+    rate = {".*/query": 3, "attention": 2, "head": 1}
+    phase = Phase("fit", ".*", epochs=1, learning_rate=rate)
+    found = optimizer.rates(phase, freezing.freeze(model, ".*"))
+    parts = {"query": 3, "key": 2, "value": 2, "attention_output": 2}
+    assert found == {f"attention/{name}": rate for name, rate in parts.items()} | {"head": 1}
+
+
 @pytest.mark.parametrize(
     ("rate", "settings", "message"),
     [
