@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tfbp import commands, driver
-from tfbp import recipe as recipes
 from tfbp.caching import row_file
-from tfbp.running.run import Run
+from tfbp.running import execute
+from tfbp.workers import strategy
 
 pytestmark = pytest.mark.slow
 
@@ -114,13 +114,14 @@ from tfbp import commands, driver
 from tfbp.errors import CheckFailed, UserError
 from tfbp.caching.row_file import Rows
 from tfbp.caching import cache as feature_cache
+from tfbp.running import execute, same_run
 from tfbp.training import loop
-from tfbp.running.run import Run
+from tfbp.workers import strategy
 
 feature_cache.seconds_saved = lambda *arguments: 1.0
 recipes, runs = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 top, worker = pathlib.Path.cwd().parent, json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-write, publish, train = Rows._write, Run._publish, loop.train
+write, train = Rows._write, loop.train
 computed = []
 
 
@@ -136,15 +137,22 @@ def tampered(model, *arguments, **settings):
     return done
 
 
+def run_without_export(module, config):
+    built = driver.build(module, config, strategy.resolve("auto"))
+    code = same_run.of_code(pathlib.Path(module.__file__))
+    with built.workers.watched():
+        return execute.execute(built, config.workdir, same_run.identity(built), code)
+
+
 Rows._write = noted
 for name, (folders, flags) in runs.items():
     os.chdir(top / folders[worker])
     computed.clear()
-    Run._publish = publish if folders[0] != folders[1] else lambda *arguments: ("", {})
+    make = driver.run if folders[0] != folders[1] else run_without_export
     loop.train = tampered if name == "tampered" and worker == 1 else train
     module, config = commands.flags.recipe_and_config(recipes, flags, about="")
     try:
-        run = driver.run(module, config)
+        run = make(module, config)
     except CheckFailed as error:
         found = {"error": str(error)}
     else:
@@ -216,7 +224,7 @@ def run_all(top, names, start_workers):
         PROGRAM, str(RECIPES), json.dumps(runs), folders=[top / "0", top / "1"]
     )
     for worker, process in enumerate(processes):
-        assert process.wait(600) == 0, (top / f"{worker}.{worker}.log").read_text()
+        assert process.wait(3600) == 0, (top / f"{worker}.{worker}.log").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -229,11 +237,11 @@ def one(tmp_path_factory):
     def run(recipe, *flags):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            patch.setattr(Run, "_publish", lambda *arguments: ("", {}))
-            _, config = commands.flags.recipe_and_config(
-                RECIPES, [recipe, *flags, "--strategy=one", "--nocache"], about=""
+            module, config = commands.flags.recipe_and_config(
+                RECIPES, [recipe, *flags, "--nocache"], about=""
             )
-            return driver.run(recipes.load(recipe, RECIPES), config)
+            built = driver.build(module, config, strategy.resolve("one"))
+            return execute.execute(built, None, {}, {})
 
     return lambda name: run(*(flag for flag in RUNS[name] if flag != "--nocache"))
 
