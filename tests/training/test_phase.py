@@ -75,6 +75,8 @@ def test_settings_that_exclude_each_other_are_refused():
         Phase("head", "head.*", **GOOD, clip_value=1.0, clip_norm=1.0)
     with pytest.raises(UserError, match="`warm_up` must be 0 with the schedule 'one_cycle'"):
         Phase("head", "head.*", **GOOD, schedule="one_cycle", warm_up=0.1)
+    with pytest.raises(UserError, match="`warm_up` must be 0 with the optimizer 'ftrl', which div"):
+        Phase("head", "head.*", **GOOD, optimizer="ftrl", warm_up=0.1)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../head", "a/b", "a\\b"])

@@ -97,6 +97,9 @@ class Phase(Fields):
         if self.warm_up and self.schedule == "one_cycle":
             rule = "must be 0 with the schedule 'one_cycle', which rises by itself"
             raise mistake("warm_up", rule, self.warm_up)
+        if self.warm_up and rules.name(self.optimizer) == "ftrl":
+            rule = "must be 0 with the optimizer 'ftrl', which divides by the rate: it begins at 0"
+            raise mistake("warm_up", rule, self.warm_up)
         given = [name for name in CLIPPING if getattr(self, name) is not None]
         if len(given) > 1:
             raise mistake(given[0], f"must be None beside `{given[1]}`", getattr(self, given[0]))

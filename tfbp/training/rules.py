@@ -53,12 +53,12 @@ def checked(rule: object, phase: Mapping[str, Any]) -> str | dict[str, Any]:
         tfbp.UserError: an unknown optimizer or setting, a value that Keras refuses, or one that is
             for the phase to say.
     """
-    name, config = _parts(rule)
-    if name.lower() not in KINDS:
-        reason = _REFUSED.get(name.lower())
+    class_name, config = _parts(rule)
+    if class_name.lower() not in KINDS:
+        reason = _REFUSED.get(class_name.lower())
         error = f"must be one that tfbp can drive: {reason}" if reason else "must be one of Keras's"
-        raise mistake("optimizer", error, name, KINDS)
-    kind = KINDS[name.lower()]
+        raise mistake("optimizer", error, class_name, KINDS)
+    kind = KINDS[class_name.lower()]
     defaults = kind().get_config()
     settings = {}
     for key, value in config.items():
@@ -74,7 +74,7 @@ def checked(rule: object, phase: Mapping[str, Any]) -> str | dict[str, Any]:
             where = f", as `{own}`" if own else ""
             raise mistake("optimizer", f"must leave {key!r} to the phase{where}", value)
     if not settings:
-        return name.lower()
+        return class_name.lower()
     try:
         kind(**settings)
         plain = json.loads(json.dumps(settings))
@@ -85,11 +85,16 @@ def checked(rule: object, phase: Mapping[str, Any]) -> str | dict[str, Any]:
     return {"class_name": kind.__name__, "config": plain}
 
 
+def name(rule: Rule) -> str:
+    """Returns the name in `KINDS` of a rule that is checked."""
+    return _parts(rule)[0].lower()
+
+
 def text(rule: Rule) -> str:
     """Returns a rule that is checked for people: "adam", "SGD (momentum 0.9)"."""
-    name, config = _parts(rule)
+    class_name, config = _parts(rule)
     settings = ", ".join(f"{key} {value}" for key, value in config.items())
-    return f"{name} ({settings})" if settings else name
+    return f"{class_name} ({settings})" if settings else class_name
 
 
 def make(
@@ -106,8 +111,7 @@ def make(
         weight_decay: per update, times the rate, of all weights; None: none.
         mixin: a class whose methods come before Keras's.
     """
-    name, config = _parts(rule)
-    kind = KINDS[name.lower()]
+    kind, config = KINDS[name(rule)], _parts(rule)[1]
     if mixin:
         kind = type(kind.__name__, (mixin, kind), {})
     optimizer = kind(learning_rate, **config)
