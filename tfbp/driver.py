@@ -4,11 +4,10 @@
 audit → for each phase: freeze, compile, train, prove (`tfbp.running.phases`) → evaluate → export
 """
 
-import contextlib
 import os
 import pathlib
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -19,6 +18,7 @@ from tfbp import storage
 from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 from tfbp.exporting import versions
+from tfbp.modeling import precision
 from tfbp.running import directory as run_directory
 from tfbp.running import execute, same_run
 from tfbp.running import plan as planning
@@ -187,17 +187,6 @@ def build(
     splits = recipe.data(config)
     workers.of(strategy).check_alike({"examples": same_run.of_examples(splits)})
     task = recipe.task(config, splits)
-    with strategy.scope(), _precision(config.precision):
+    with strategy.scope(), precision.policy(config.precision):
         model = recipe.model(config, splits)
     return Run(model, splits, task, phases, config, strategy, recipes.reference(recipe))
-
-
-@contextlib.contextmanager
-def _precision(name: str) -> Iterator[None]:
-    """Within it, layers are made with this dtype policy of Keras."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -54,6 +54,9 @@ def one_by_one(monkeypatch):
     monkeypatch.setattr(loop, "SECONDS_PER_CALL", 0)
 
 
+HOOKS = "resume", "validate", "after_call"
+
+
 def classifier(kind=keras.Model):
     keras.utils.set_random_seed(2)
     x = keras.Input((4,))
@@ -74,14 +77,12 @@ def train(
     phase=None,
     log=None,
     watch=0,
-    called=(),
     **settings,
 ):
     """Trains a model, and returns the log.
 
     Args:
-        phase: further settings of the phase; `settings` are of the loop.
-        called: name of a hook → function in its place.
+        phase: further settings of the phase; `settings` are of the loop, and functions for hooks.
     """
     task = task or Classification("abc")
     phase = Phase("fit", ".*", epochs=epochs, learning_rate=rate, optimizer=rule, **(phase or {}))
@@ -92,7 +93,7 @@ def train(
     examples, log = Examples.from_arrays(x, y), log or Log()
     loop.build(model, examples, ONE)
     hooks = loop.Hooks(keras.callbacks.CallbackList([log], model=model), watch)
-    vars(hooks).update(called)
+    vars(hooks).update({name: settings.pop(name) for name in HOOKS if name in settings})
     log.steps = loop.train(
         model,
         examples,

@@ -1,4 +1,7 @@
-"""Half precision: how far answers of one model may differ that are computed in two ways."""
+"""The precision of a model's arithmetic, and how far two computations of its answers may differ."""
+
+import contextlib
+from collections.abc import Iterator
 
 import keras
 
@@ -24,3 +27,14 @@ def tolerance(model: keras.Model, full: float) -> float:
     """
     formats = {layer.compute_dtype for layer in keras_graph.all_layers(model)}
     return max([full, *(ROUNDINGS * EPSILON[name] for name in formats & EPSILON.keys())])
+
+
+@contextlib.contextmanager
+def policy(name: str) -> Iterator[None]:
+    """Within it, layers are made with this dtype policy of Keras."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
