@@ -90,7 +90,7 @@ import sys, time
 from tfbp.caching.row_file import Rows
 found = Rows(sys.argv[1], {{}}, count=10, size={SIZE})
 print("open", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", program, three / "old"],
@@ -101,7 +101,7 @@ time.sleep(60)
     assert process.stdout.readline() == "open\n"
     assert budget.reserve(three, "own", 3 * CACHE, 3 * CACHE) == 2 * CACHE
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert budget.reserve(three, "own", 3 * CACHE, 3 * CACHE) == 3 * CACHE
 
 

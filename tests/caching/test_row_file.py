@@ -170,7 +170,7 @@ opened(folder).fill(computed)
 @pytest.mark.parametrize("program", [WHILE_COMPUTING, ROWS_HALF_WRITTEN, MARK_NOT_WRITTEN])
 def test_a_process_that_was_killed_at_the_third_block_leaves_the_first_two(tmp_path, program):
     process = start(program, tmp_path / "cache", tmp_path / "log")
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(300) == -signal.SIGKILL
     found, computation = opened(tmp_path / "cache"), Computation()
     found.fill(computation)
     assert computation.blocks == {2, 3, 4, 5, 6}
@@ -194,7 +194,7 @@ assert np.array_equal(found.read(everything), content(everything))
 """
     opened(tmp_path / "cache", 1000).close()  # Who makes it is decided by `budget.opening`.
     processes = [start(program, tmp_path / "cache", tmp_path / "log") for _ in range(2)]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0]
     computed = [int(line) for line in (tmp_path / "log").read_text().split()]
     assert sorted(computed) == list(range(1000))
     assert len(list(tmp_path.glob("began-*"))) == 2
@@ -211,7 +211,7 @@ def test_what_a_process_has_taken_that_does_not_go_on_is_computed_all_the_same(
         fcntl.flock(four, fcntl.LOCK_EX)
         began = time.monotonic()
         mine.fill(lambda indices: computed.append(indices[0] // 64) or content(indices))
-        assert 0.3 < time.monotonic() - began < 5
+        assert time.monotonic() - began > 0.3
     assert computed == [0, 1, 3, 5, 6, 2, 4]
     assert mine.filled == COUNT
     np.testing.assert_array_equal(mine.read(np.arange(COUNT)), content(np.arange(COUNT)))
@@ -221,7 +221,7 @@ def test_what_a_dead_process_had_taken_is_free_again(tmp_path):
     program = """
 def never(indices):
     print("taken", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 
 opened(folder).fill(never)
 """
@@ -235,7 +235,7 @@ opened(folder).fill(never)
             process.kill()
 
     found.fill(computation, progress)
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(300) == -signal.SIGKILL
     assert sorted(computation.indices) == list(range(COUNT))
     check(found)
 
@@ -370,7 +370,7 @@ found.fill(computed)
 print(found.count, found.filled, log.exists())
 """
     process = start(program, tmp_path / "cache", tmp_path / "log")
-    assert process.communicate(timeout=60) == ("0 0 False\n", None)
+    assert process.communicate(timeout=300) == ("0 0 False\n", None)
 
 
 def test_an_error_of_the_computation_is_not_taken_for_the_disks(tmp_path):
@@ -418,6 +418,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     peaks = {}
     for count in (1_000, 10_000):  # 8 MB and 82 MB
         process = start(program, tmp_path / f"cache{count}", tmp_path / str(count))
-        peaks[count] = int(process.communicate(timeout=120)[0]) * 1024
+        peaks[count] = int(process.communicate(timeout=300)[0]) * 1024
     assert peaks[10_000] - peaks[1_000] < 8e6
     assert (tmp_path / "cache10000" / row_file.ROWS).stat().st_size == 10_000 * 8192

@@ -23,7 +23,7 @@ class Model:
 
     def __call__(self, inputs, seconds):
         self.entered.release()
-        assert self.go.wait(20)
+        assert self.go.wait(120)
         self.calls.append(len(inputs["x"]))
         if np.isnan(inputs["x"]).any():
             raise ValueError("no number")
@@ -57,7 +57,7 @@ def test_requests_that_wait_are_answered_by_one_call(batcher):
     model = Model()
     queue = batcher(model)
     first = queue.submit(rows(1), 1)
-    assert model.entered.acquire(timeout=20)
+    assert model.entered.acquire(timeout=120)
     others = [queue.submit(rows(value, -value), 2) for value in range(5)]
     model.go.set()
     assert answer(first) == [2]
@@ -69,7 +69,7 @@ def test_a_batch_is_no_larger_than_its_limit(batcher):
     model = Model()
     queue = batcher(model, max_batch_size=4)
     futures = [queue.submit(rows(0), 1)]
-    assert model.entered.acquire(timeout=20)
+    assert model.entered.acquire(timeout=120)
     futures += [queue.submit(rows(*range(size)), size) for size in (3, 3, 1, 4)]
     model.go.set()
     assert [answer(one) for one in futures] == [[0], [0, 2, 4], [0, 2, 4], [0], [0, 2, 4, 6]]
@@ -80,7 +80,7 @@ def test_rows_of_other_shapes_are_not_joined(batcher):
     model = Model()
     queue = batcher(model)
     futures = [queue.submit(rows(0), 1)]
-    assert model.entered.acquire(timeout=20)
+    assert model.entered.acquire(timeout=120)
     futures += [queue.submit(rows([1, 2]), 1), queue.submit(rows(3), 1)]
     futures += [queue.submit(rows([4, 5]), 1), queue.submit(rows(6), 1)]
     model.go.set()
@@ -101,7 +101,7 @@ def test_one_bad_request_does_not_spoil_its_batch(batcher):
     model = Model()
     queue = batcher(model)
     first = queue.submit(rows(1), 1)
-    assert model.entered.acquire(timeout=20)
+    assert model.entered.acquire(timeout=120)
     good, bad, other = (queue.submit(rows(value), 1) for value in (2, np.nan, 3))
     model.go.set()
     assert (answer(first), answer(good), answer(other)) == ([2], [4], [6])
@@ -117,7 +117,7 @@ def test_an_answer_without_its_rows_is_asked_for_again_one_by_one(batcher):
     model = Sum()
     queue = batcher(model)
     futures = [queue.submit(rows(1, 1), 2)]
-    assert model.entered.acquire(timeout=20)
+    assert model.entered.acquire(timeout=120)
     futures += [queue.submit(rows(value, value), 2) for value in (2, 3)]
     model.go.set()
     assert [answer(one) for one in futures] == [[4], [8], [12]]
@@ -128,7 +128,7 @@ def test_a_full_queue_refuses(batcher):
     model = Model()
     queue = batcher(model, max_queue=2)
     futures = [queue.submit(rows(0), 1)]
-    assert model.entered.acquire(timeout=20)
+    assert model.entered.acquire(timeout=120)
     futures += [queue.submit(rows(1), 1), queue.submit(rows(2), 1)]
     with pytest.raises(StatusError) as caught:
         queue.submit(rows(3), 1)
@@ -141,7 +141,7 @@ def test_a_request_that_was_given_up_is_not_run(batcher):
     model = Model()
     queue = batcher(model)
     first = queue.submit(rows(0), 1)
-    assert model.entered.acquire(timeout=20)
+    assert model.entered.acquire(timeout=120)
     given_up, kept = queue.submit(rows(1), 1), queue.submit(rows(2), 1)
     assert given_up.cancel()
     model.go.set()
@@ -170,7 +170,7 @@ def test_a_request_whose_deadline_has_passed_is_not_run(batcher):
     model = Model()
     queue = batcher(model)
     first = queue.submit(rows(1), 1)
-    assert model.entered.acquire(timeout=20)
+    assert model.entered.acquire(timeout=120)
     late = queue.submit(rows(2), 1, seconds=0.01)
     time.sleep(0.05)
     model.go.set()
