@@ -5,6 +5,7 @@ import graphlib
 import importlib
 import inspect
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -52,22 +53,9 @@ KERAS_IMPORTS = {
     "keras.src.random.seed_generator": "global_seed_generator",
     "keras.src.saving.serialization_lib": "SafeModeScope",
 }
-# Each imports only from those before it, and from itself.
-ORDER = (
-    *(
-        "version",
-        "errors",
-        "fingerprint",
-        "finding",
-        "settings",
-        "storage",
-        "workers",
-        "data",
-        "modeling",
-    ),
-    *("tasks", "training", "caching", "gradients", "resuming", "auditing", "exporting"),
-    *("reporting", "serving", "running", "recipe", "driver", "commands"),
-)
+# The map of the house: each imports only from those before it, and from itself.
+MAP = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+ORDER = tuple(re.findall(r"^\| `(\w+)` \|", MAP, re.MULTILINE))
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 400, 80, 12
 # TensorFlow's and Python's own, each in the file that needs it.
 OTHER_NAMES = {
