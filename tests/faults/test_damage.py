@@ -68,7 +68,7 @@ DAMAGES = (truncate, flip_a_bit, pathlib.Path.unlink)
 FILES = ("state.npz", "place.json", "manifest.json")
 
 
-@pytest.mark.parametrize(("damage", "file"), itertools.product(DAMAGES, FILES))
+@pytest.mark.parametrize(("damage", "file"), list(itertools.product(DAMAGES, FILES)))
 def test_the_one_before_takes_its_place_and_the_end_is_the_same(
     stopped, tmp_path, caplog, damage, file
 ):

@@ -1,6 +1,7 @@
 """A stopped run that is started again with other flags, data, classes, model or code."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -44,26 +45,35 @@ def phases(config):
 '''
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Returns an empty folder with the recipe, the images and a run that was stopped."""
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Returns a folder with the recipe, the images and a run that was stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
     for name, low in (("dark", 0), ("bright", 200)):
-        (tmp_path / "images" / name).mkdir(parents=True)
+        (folder / "images" / name).mkdir(parents=True)
         for number in range(20):
             pixels = np.random.default_rng(low + number).integers(low, low + 55, (6, 6, 3))
             content = tf.io.encode_png(pixels.astype(np.uint8)).numpy()
-            (tmp_path / "images" / name / f"{number}.png").write_bytes(content)
-    (tmp_path / "shades.py").write_text(RECIPE)
-    monkeypatch.chdir(tmp_path)
+            (folder / "images" / name / f"{number}.png").write_bytes(content)
+    (folder / "shades.py").write_text(RECIPE)
 
     def stop(*arguments, **settings):
         raise interruption.Interrupted
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         patch.setattr(loop, "train", stop)
         assert run() == 75
-    assert not pathlib.Path("run", "manifest.json").exists()
-    return tmp_path
+    assert not (folder / "run" / "manifest.json").exists()
+    return folder
+
+
+@pytest.fixture
+def folder(stopped, tmp_path, monkeypatch):
+    """Returns a copy of that folder, in which the process works."""
+    copy = shutil.copytree(stopped, tmp_path / "copy")
+    monkeypatch.chdir(copy)
+    return copy
 
 
 def run(*flags):
