@@ -60,7 +60,7 @@ def disk(monkeypatch):
     ],
 )
 def test_the_least_recently_opened_caches_make_room(three, disk, needed, limit, bytes_left, kept):
-    assert budget.obtainable(three, "own", limit) == limit
+    assert budget.available(three, "own", limit) == limit
     assert caches(three) == {"old", "middle", "new"}
     assert budget.reserve(three, "own", needed, limit) == bytes_left
     assert caches(three) == kept
@@ -74,7 +74,7 @@ def test_opening_a_cache_makes_it_the_most_recently_used(three, disk):
 
 def test_a_cache_in_use_stays(three, disk):
     old = cache(three, "old", 30)
-    assert budget.obtainable(three, "own", 3 * CACHE) == 2 * CACHE
+    assert budget.available(three, "own", 3 * CACHE) == 2 * CACHE
     assert budget.reserve(three, "own", CACHE, 3 * CACHE) == CACHE
     assert caches(three) == {"old", "new"}
     assert budget.reserve(three, "own", 3 * CACHE, 3 * CACHE) == 2 * CACHE
@@ -116,13 +116,13 @@ def test_what_is_no_cache_is_left_alone(tmp_path, disk):
 
 def test_the_free_space_of_the_disk_counts(tmp_path, disk):
     disk(CACHE + 5)
-    assert budget.obtainable(tmp_path / "not" / "there", "own", 9 * CACHE) == CACHE + 5
+    assert budget.available(tmp_path / "not" / "there", "own", 9 * CACHE) == CACHE + 5
     assert not (tmp_path / "not").exists()
     assert budget.reserve(tmp_path, "own", 2 * CACHE, 9 * CACHE) == CACHE + 5
     disk(-5)
     assert budget.reserve(tmp_path, "own", 2 * CACHE, 9 * CACHE) == 0
     cache(tmp_path, "other").close()
-    assert budget.obtainable(tmp_path, "own", 9 * CACHE) == CACHE - 5
+    assert budget.available(tmp_path, "own", 9 * CACHE) == CACHE - 5
     budget.reserve(tmp_path, "own", 2 * CACHE, 9 * CACHE)
     assert caches(tmp_path) == set()
 

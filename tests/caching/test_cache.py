@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tfbp.caching import cache as feature_cache
-from tfbp.caching import prefix
 from tfbp.caching.cache import FeatureCache
+from tfbp.caching.prefix import find
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
@@ -101,8 +101,8 @@ def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path, caplog):
     model, data = network(), splits()
     phases = [Phase("head", "head", epochs=9, learning_rate=0.1)]
     with FeatureCache(Settings(cache_dir=tmp_path), model, data, TASK, phases) as cache:
-        source = cache.source(0, freezing.freeze(model, "head"))
-    assert (source.model, source.train) == (model, data.train)
+        inputs = cache.inputs(0, freezing.freeze(model, "head"))
+    assert (inputs.model, inputs.train) == (model, data.train)
     assert "Features are not cached." in caplog.text
 
 
@@ -112,7 +112,7 @@ def test_a_tiny_model_is_not_worth_opening_a_cache(tmp_path):
 
 def test_the_time_that_a_cache_saves_is_that_of_computing_less_that_of_reading():
     model = network()
-    found = prefix.find(model, freezing.freeze(model, "head"))
+    found = find(model, freezing.freeze(model, "head"))
     prefixed = types.SimpleNamespace(multiply_adds=6e9, specs=found.specs)
     # 0.1 s each to compute, and 128 bytes to write once and to read once more than it is used.
     due = 1000 * (4 * 0.1 - 7 * 128e-9) - 0.5

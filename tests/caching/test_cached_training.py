@@ -257,14 +257,14 @@ def counted_splits():
     return Splits(examples, classes=CLASSES), counted.counts
 
 
-def source(folder, data, phases=None, model=None, progress=None):
+def inputs(folder, data, phases=None, model=None, progress=None):
     """Returns what a run's first phase learns from; its caches are closed."""
     phases = phases or three()[:1]
     cache = feature_cache.FeatureCache(
         Settings(seed=3, cache_dir=folder), model or network(), data, TASK, phases
     )
     with cache:
-        return cache.source(0, cache._freeze(0), *([progress] if progress else []))
+        return cache.inputs(0, cache._freeze(0), *([progress] if progress else []))
 
 
 def test_one_pass_over_the_examples_fills_the_cuts_of_all_phases(tmp_path):
@@ -273,7 +273,7 @@ def test_one_pass_over_the_examples_fills_the_cuts_of_all_phases(tmp_path):
     assert (counts[1:TRAIN] == 1).all()
     assert counts[0] <= 1 + len(three())  # each phase's metrics are built on it
     data, again = counted_splits()
-    source(tmp_path / "cache", data, three())
+    inputs(tmp_path / "cache", data, three())
     assert not again.any()
 
 
@@ -384,9 +384,9 @@ def test_a_fill_that_was_stopped_goes_on_with_what_is_missing(tmp_path):
         return told
 
     with pytest.raises(Stop):
-        source(tmp_path, data, progress=stopping)
+        inputs(tmp_path, data, progress=stopping)
     assert counts[:TRAIN].tolist() == [1] * 64 + [0] * (TRAIN - 64)
-    source(tmp_path, data)
+    inputs(tmp_path, data)
     assert counts[:TRAIN].tolist() == [1] * TRAIN
 
 
@@ -454,22 +454,22 @@ def inverted(data):
 
 @pytest.mark.parametrize("change", [changed_pixel, inverted])
 def test_other_examples_are_not_taken_for_those_that_are_cached(tmp_path, change):
-    source(tmp_path, splits())
+    inputs(tmp_path, splits())
     before = caches(tmp_path)
-    source(tmp_path, change(splits()))
+    inputs(tmp_path, change(splits()))
     assert len(set(caches(tmp_path)) - set(before)) == 1  # validation is as it was
 
 
 def test_other_weights_are_another_key_but_another_head_is_not(tmp_path):
-    source(tmp_path, splits())
+    inputs(tmp_path, splits())
     before = caches(tmp_path)
     model = network()
     model.get_layer("head").kernel.assign_add(np.ones((6, 3)))
-    source(tmp_path, splits(), model=model)
+    inputs(tmp_path, splits(), model=model)
     assert caches(tmp_path) == before
     kernel = model.get_layer("body").get_layer("one_conv").kernel
     kernel.assign(kernel + np.eye(4)[0] * 1e-6)
-    source(tmp_path, splits(), model=model)
+    inputs(tmp_path, splits(), model=model)
     assert len(set(caches(tmp_path)) - set(before)) == 2
 
 
@@ -497,10 +497,10 @@ def test_image_files_are_not_read_again_once_their_features_are_there(tmp_path):
         Settings(cache_dir=tmp_path / "cache"), model, Splits(examples), TASK, phases
     )
     with cache:
-        source = cache.source(0, cache._freeze(0))
+        inputs = cache.inputs(0, cache._freeze(0))
         for file in files:
             os.unlink(file)
-        batch = next(iter(tf.data.Dataset.range(4).batch(4).map(source.train.read)))
+        batch = next(iter(tf.data.Dataset.range(4).batch(4).map(inputs.train.read)))
     assert batch[1].numpy().tolist() == [0, 1, 2, 0]
     assert batch[0][0].shape[0] == 4
 
@@ -517,7 +517,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 settings = here.Settings(seed=3, cache_dir={cache!r})
 with here.feature_cache.FeatureCache(settings, model, data, here.TASK, phases) as cache:
-    rows = cache.source(0, cache._freeze(0)).train
+    rows = cache.inputs(0, cache._freeze(0)).train
     read = here.tf.function(lambda: rows.read(here.tf.range(here.TRAIN))[0])
     np.savez({to!r}, *read(), counts=counts)
 """

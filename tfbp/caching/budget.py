@@ -34,7 +34,7 @@ def opening(folder: str | os.PathLike[str]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def obtainable(folder: str | os.PathLike[str], name: str, limit: float) -> int:
+def available(folder: str | os.PathLike[str], name: str, limit: float) -> int:
     """Returns how many bytes the cache `folder/name` could have. No cache is made or removed.
 
     Args:

@@ -1,8 +1,8 @@
-"""What a frozen prefix answers is computed once for each example; the phases learn from that.
+"""The outputs of a frozen prefix are computed once for each example; the phases learn from these.
 
 with FeatureCache(settings, model, splits, task, phases) as cache:
-    source = cache.source(index, frozen)  # the model is frozen for the phase, its weights are there
-    loop.train(source.model, source.train, …)  # as with the model and its examples
+    inputs = cache.inputs(index, frozen)  # the model is frozen for the phase, its weights are there
+    loop.train(inputs.model, inputs.train, …)  # as with the model and its examples
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ import tensorflow as tf
 from absl import logging
 
 from tfbp import fingerprint
-from tfbp.caching import budget, features, prefix
+from tfbp.caching import budget, features
 from tfbp.caching import examples as cached_examples
 from tfbp.caching.examples import CachedExamples
 from tfbp.caching.features import Features
-from tfbp.caching.prefix import OnFeatures, Prefix
+from tfbp.caching.prefix import OnFeatures, Prefix, find
 from tfbp.caching.row_file import Progress
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
@@ -43,8 +43,8 @@ _CHANGES = "augmentation makes each epoch's images anew; `cached_views=K` keeps 
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """What a phase learns from: features, or the examples themselves.
+class PhaseInputs:
+    """What a phase trains and validates on: features, or the examples themselves.
 
     Attributes:
         model: takes their x; all else of it is the whole model's.
@@ -63,10 +63,10 @@ class Outlook:
     """What caching would do in a phase.
 
     Attributes:
-        cut: what makes the features: paths of layers, or names of operations.
+        cut: paths of the layers, or names of the operations, that make the features.
         saves: share of a forward pass's multiply-adds that is made only once for an example.
         rows: examples, and views of them, that are cached.
-        bytes: what they take on disk.
+        bytes: their size on disk.
         cached: whether they are.
         obstacle: why they are not, or not all; "": they are.
     """
@@ -101,101 +101,108 @@ class FeatureCache:
         self._train, self._validation = splits.train, splits.validation
         self._open: dict[str, Features] = {}
         self._described: dict[int, str] = {}
-        self._found: dict[int, tuple[Prefix, str]] = {}  # of later phases, as they will be then
+        self._later: dict[int, Prefix] = {}  # of later phases, as they will be then
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._keep(())
 
-    def source(
+    def inputs(
         self,
         index: int,
         frozen: Frozen,
         progress: Callable[[str], Progress] = lambda name: lambda done, total: None,
-    ) -> Source:
-        """Returns what a phase learns from, after computing the features that are not there yet.
+    ) -> PhaseInputs:
+        """Computes the features of a phase that are not there yet, and returns its inputs.
 
         Features at the cuts of later phases are computed in the same pass, where these cuts come
         before this one's and nothing in front of them changes until then.
 
         Args:
             index: of the phase.
-            frozen: what `freezing.freeze` has returned for it; the model's weights are those that
-                the phase begins with.
-            progress: from the name of a split to what is told how many features are there.
+            frozen: returned by `freezing.freeze` for it; the model's weights are those that the
+                phase begins with.
+            progress: from the name of a split to a callback, which gets the number of features
+                that are there, and of all.
         """
         if self._settings.cache and self._changes:  # Whatever the model is.
-            return self.whole(_CHANGES)
-        found, obstacle = self._found.pop(index, None) or self._find(index, frozen)
-        if obstacle:
-            return self.whole(obstacle)
-        chain = [found, *self._later(index, found)]
+            return self.without_features(_CHANGES)
+        prefix, obstacle = self._prefix(index, frozen)
+        if prefix is None or obstacle:
+            return self.without_features(obstacle)
+        chain = [prefix, *self._prefixes_inside(index, prefix)]
         parts = [part for part in (self._train, self._validation) if part]
         self._keep({self._key(each, part) for each in chain for part in parts})
         try:
-            for part in parts:  # What this phase needs has room first.
-                self._opened(found, part)
+            for part in parts:  # The features of this phase come first.
+                self._opened(prefix, part)
             train = self._filled(self._train, chain, progress("train"))
             validation = self._validation and self._filled(
                 self._validation, chain, progress("validation")
             )
         except UserError as error:
             logging.warning("Features are not cached. %s", error)
-            return self.whole(str(error))
+            return self.without_features(str(error))
         if not train.filled:
-            return self.whole("there is no room")
-        made = {"cut": list(found.cut), "saves": found.saves, "rows": train.filled}
-        return Source(found.training_model(self._model), train, validation, made)
+            return self.without_features("there is no space for them")
+        summary = {"cut": list(prefix.cut), "saves": prefix.saves, "rows": train.filled}
+        return PhaseInputs(prefix.training_model(self._model), train, validation, summary)
 
-    def whole(self, obstacle: str) -> Source:
-        """Returns the model and the examples as what a phase learns from, and why."""
+    def without_features(self, obstacle: str) -> PhaseInputs:
+        """Returns the model and the examples themselves, and why."""
         self._keep(())
-        return Source(self._model, self._train, self._validation, {"obstacle": obstacle})
+        return PhaseInputs(self._model, self._train, self._validation, {"obstacle": obstacle})
 
     def outlook(self, index: int, frozen: Frozen) -> Outlook:
-        """Returns what `source` would do for a phase. Nothing is computed or written."""
-        found, obstacle = self._find(index, frozen)
-        if found is None:
+        """Says what `inputs` would do for a phase. Nothing is computed or written."""
+        prefix, obstacle = self._find(index, frozen)
+        if prefix is None:
             return Outlook(obstacle=obstacle)
         parts = [part for part in (self._train, self._validation) if part]
         rows = sum(map(cached_examples.rows, parts))
-        size = features.row_bytes(found.specs, half=self._settings.cache_half)
+        size = features.row_bytes(prefix.specs, half=self._settings.cache_half)
         if obstacle:
-            return Outlook(found.cut, found.saves, rows, rows * size, obstacle=obstacle)
+            return Outlook(prefix.cut, prefix.saves, rows, rows * size, obstacle=obstacle)
         limit = self._settings.cache_gb * features.GB
         try:
-            fits = min(rows, budget.obtainable(folder_of(self._settings), "planned", limit) // size)
+            fits = min(rows, budget.available(folder_of(self._settings), "planned", limit) // size)
         except UserError as error:
-            return Outlook(found.cut, found.saves, rows, rows * size, obstacle=str(error))
+            return Outlook(prefix.cut, prefix.saves, rows, rows * size, obstacle=str(error))
         if fits < rows:
             obstacle = f"only {fits:,} fit, the others are computed each time"
-        return Outlook(found.cut, found.saves, rows, rows * size, fits > 0, obstacle)
+        return Outlook(prefix.cut, prefix.saves, rows, rows * size, fits > 0, obstacle)
 
     def _find(self, index: int, frozen: Frozen) -> tuple[Prefix | None, str]:
         """Returns the prefix of a phase, and why it is not to be cached; "": it is."""
         if not self._settings.cache:
             return None, "the cache is off"
-        found = prefix.find(self._model, frozen)
-        if found is None:
+        prefix = find(self._model, frozen)
+        if prefix is None:
             return None, "no part of the model gives the same in each epoch"
-        return found, self._obstacle(index, found)
+        return prefix, self._obstacle(index, prefix)
 
-    def _obstacle(self, index: int, found: Prefix) -> str:
+    def _prefix(self, index: int, frozen: Frozen) -> tuple[Prefix | None, str]:
+        """Returns the same as `_find`, which an earlier phase may have done already."""
+        known = self._later.pop(index, None)
+        return (known, "") if known else self._find(index, frozen)
+
+    def _obstacle(self, index: int, prefix: Prefix) -> str:
         """Returns why a prefix is not worth caching in a phase; "": it is."""
         if self._changes:
             return _CHANGES
-        if self._measures_x:
+        if self._task_reads_x:
             return "the task measures what the model is given, which would be features"
-        readings, rows = self._phases[index].epochs, cached_examples.rows(self._train)
+        readings: float = self._phases[index].epochs
+        rows = cached_examples.rows(self._train)
         if self._train.views:
             readings /= self._train.views
         elif index == len(self._phases) - 1:
             readings += 1  # The result measures the training examples once more.
         if readings <= 1:
             return "each example is read only once"
-        if seconds_saved(found, self._settings.cache_half, rows, readings) <= 0:
+        if seconds_saved(prefix, self._settings.cache_half, rows, readings) <= 0:
             return "reading it would take longer than computing it"
         return ""
 
@@ -204,25 +211,23 @@ class FeatureCache:
         return self._train.is_augmented and not self._train.views
 
     @functools.cached_property
-    def _measures_x(self) -> bool:
+    def _task_reads_x(self) -> bool:
         x, y = (tf.TensorSpec((None, *each.shape), each.dtype) for each in self._train.spec)
         (answer,) = self._model.outputs
         outputs = tf.TensorSpec(answer.shape, answer.dtype)
-        measure = tf.function(self._task.per_example).get_concrete_function(x, y, outputs)
-        return bool(measure.inputs[0].consumers())
+        metrics = tf.function(self._task.per_example).get_concrete_function(x, y, outputs)
+        return bool(metrics.inputs[0].consumers())
 
-    def _later(self, index: int, found: Prefix) -> list[Prefix]:
+    def _prefixes_inside(self, index: int, prefix: Prefix) -> list[Prefix]:
         """Returns the prefixes of later phases that this phase's one contains, and all between."""
-        later, between = [], [found]
+        later, between = [], [prefix]
         for number in range(index + 1, len(self._phases)):
-            other, obstacle = self._found.pop(number, None) or self._find(
-                number, self._freeze(number)
-            )
-            if obstacle:
+            other, obstacle = self._prefix(number, self._freeze(number))
+            if other is None or obstacle:
                 break
             if all(each.contains(other) for each in between):
                 later.append(other)
-                self._found[number] = other, ""
+                self._later[number] = other
             between.append(other)
         self._freeze(index)
         return later
@@ -235,7 +240,7 @@ class FeatureCache:
         self, examples: Examples, chain: Sequence[Prefix], progress: Progress
     ) -> CachedExamples:
         """Returns the examples' features at the first prefix of a chain; those at the others are
-        computed too, if there is room for them.
+        computed too, if there is space for them.
 
         The smallest prefix is applied to the examples, each next one to the features before.
         """
@@ -247,7 +252,7 @@ class FeatureCache:
                 caches[each] = cache
             else:
                 self._keep(self._open.keys() - {self._key(each, examples)})
-        earlier = None
+        earlier: tuple[Prefix, Features] | None = None
         for each in sorted(caches, key=lambda each: each.multiply_adds):
             compute = self._computing(each, examples, earlier)
             caches[each].fill(compute, progress)
@@ -255,15 +260,15 @@ class FeatureCache:
                 earlier = each, caches[each]
         return CachedExamples(examples, first, caches[first], self._seed)
 
-    def _opened(self, found: Prefix, examples: Examples) -> Features:
-        key = self._key(found, examples)
+    def _opened(self, prefix: Prefix, examples: Examples) -> Features:
+        key = self._key(prefix, examples)
         if key not in self._open:
             settings = self._settings
             self._open[key] = Features(
                 folder_of(settings),
                 key,
                 cached_examples.rows(examples),
-                found.specs,
+                prefix.specs,
                 limit_gb=settings.cache_gb,
                 half=settings.cache_half,
             )
@@ -274,31 +279,31 @@ class FeatureCache:
         for key in self._open.keys() - set(keys):
             self._open.pop(key).close()
 
-    def _key(self, found: Prefix, examples: Examples) -> str:
+    def _key(self, prefix: Prefix, examples: Examples) -> str:
         if id(examples) not in self._described:
             self._described[id(examples)] = cached_examples.fingerprint_of_x(examples, self._seed)
-        made = found.fingerprint, self._described[id(examples)]
-        return fingerprint.of_json([__version__, tf.__version__, keras.__version__, *made])
+        computed = prefix.fingerprint, self._described[id(examples)]
+        return fingerprint.of_json([__version__, tf.__version__, keras.__version__, *computed])
 
     def _computing(
-        self, found: Prefix, examples: Examples, earlier: tuple[Prefix, Features] | None
+        self, prefix: Prefix, examples: Examples, earlier: tuple[Prefix, Features] | None
     ) -> Callable[[np.ndarray], list[tf.Tensor]]:
-        """Returns what computes the features of some rows, from earlier ones where they are."""
+        """Returns a function from rows to their features, by earlier ones where there are any."""
         compiled = {"jit_compile": self._model.jit_compile, "reduce_retracing": True}
         rows = tf.TensorSpec([None], tf.int64)
-        apply = tf.function(found.features, **compiled)
+        apply = tf.function(prefix.features, **compiled)
 
         @tf.function(input_signature=[rows])
-        def whole(rows):
+        def whole(rows: tf.Tensor) -> list[tf.Tensor]:
             return apply(cached_examples.read_x(examples, rows, self._seed), training=False)
 
         if earlier is None:
             return whole
         before, cache = earlier
-        apply_rest = tf.function(found.beyond(before), **compiled)
+        apply_rest = tf.function(prefix.beyond(before), **compiled)
 
         @tf.function(input_signature=[rows])
-        def rest(rows):
+        def rest(rows: tf.Tensor) -> list[tf.Tensor]:
             return apply_rest(cache.read(rows), training=False)
 
         return lambda rows: (rest if rows[-1] < cache.filled else whole)(rows)
@@ -312,9 +317,9 @@ def folder_of(settings: Settings) -> pathlib.Path:
     return pathlib.Path(caches) / "tfbp"
 
 
-def seconds_saved(found: Prefix, half: bool, rows: int, readings: float) -> float:
+def seconds_saved(prefix: Prefix, half: bool, rows: int, readings: float) -> float:
     """Returns the time that a cache saves, by estimate, when each row is read some times."""
-    computing = found.multiply_adds / MULTIPLY_ADDS_PER_SECOND
-    reading = features.row_bytes(found.specs, half=half) / BYTES_PER_SECOND
+    computing = prefix.multiply_adds / MULTIPLY_ADDS_PER_SECOND
+    reading = features.row_bytes(prefix.specs, half=half) / BYTES_PER_SECOND
     # It is computed once all the same, then written, and read back to be checked.
     return rows * ((readings - 1) * computing - (readings + 2) * reading) - SECONDS_TO_OPEN

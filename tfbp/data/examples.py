@@ -57,7 +57,6 @@ class Examples:
         hashes: np.ndarray,
         targets: np.ndarray,
         name: Callable[[int], str] = "row {}".format,
-        transform: Transform | None = None,
         characters_per_token: float | None = None,
         columns: tuple[str, ...] | None = None,
         values: tuple[str, ...] | None = None,
@@ -73,7 +72,6 @@ class Examples:
             spec, hashes, targets, characters_per_token: see the attributes.
             columns, values, views, preparation, in_memory, weights: see the attributes.
             name: what an error calls the example of an index.
-            transform: see `augmented`.
         """
         self.size = len(hashes)
         self.spec = spec
@@ -88,7 +86,7 @@ class Examples:
         self.weights = weights
         self._read = read
         self._name = name
-        self._transform = transform
+        self._transform: Transform | None = None  # see `augmented`
 
     @classmethod
     def from_arrays(
@@ -229,7 +227,9 @@ class Examples:
                 shape = list(self.spec[0].shape)
                 rule = f"must take the examples, which have the shape {shape}"
                 raise mistake("transform", rule, transform) from error
-        return self._with(transform=transform)
+        examples = self._with()
+        examples._transform = transform
+        return examples
 
     def in_views(self, count: int) -> "Examples":
         """These examples with epochs that cycle through `count` augmented views."""
@@ -272,7 +272,6 @@ class Examples:
             "hashes": self.hashes,
             "targets": self.targets,
             "name": self._name,
-            "transform": self._transform,
             "characters_per_token": self.characters_per_token,
             "columns": self.columns,
             "values": self.values,
@@ -281,7 +280,9 @@ class Examples:
             "in_memory": self.in_memory,
             "weights": self.weights,
         }
-        return Examples(**{**current, **changes})
+        examples = Examples(**{**current, **changes})
+        examples._transform = self._transform
+        return examples
 
 
 def order(

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tfbp.caching.cache import FeatureCache, Source
+from tfbp.caching.cache import FeatureCache, PhaseInputs
 from tfbp.gradients.flow import GradientFlow
 from tfbp.modeling import freezing, keras_graph
 from tfbp.reporting.history import History, Rows
@@ -114,30 +114,30 @@ class Training:
             self.checkpoints.save(run.model, position)
         while position.phase < len(run.phases):
             phase = PhaseTraining(self, position, state)
-            position, source, evaluator = phase.train(), phase.source, phase.evaluator
+            position, inputs, evaluator = phase.train(), phase.inputs, phase.evaluator
             state = None
             if run.workers.any(self.stop_requested())[0]:
                 self.interrupt()
         if state is not None:  # Stopped after the last phase: the weights are the checkpoint's.
             frozen = compile(run, run.phases[-1])
             run_state.restore(run.model, position, state, run.strategy)
-            source, evaluator = self.learn_from(len(run.phases) - 1, frozen)
-        return position.phases, self._metrics(source, evaluator)
+            inputs, evaluator = self.learn_from(len(run.phases) - 1, frozen)
+        return position.phases, self._metrics(inputs, evaluator)
 
-    def learn_from(self, index: int, frozen: freezing.Frozen) -> tuple[Source, Evaluator]:
+    def learn_from(self, index: int, frozen: freezing.Frozen) -> tuple[PhaseInputs, Evaluator]:
         """Returns what a phase learns from, and what evaluates the model on it.
 
         Args:
             frozen: how the phase divides the model, whose weights are those that it begins with.
         """
         run = self.run
-        source = self.cache.source(index, frozen, self._progress)
-        (whole,) = run.workers.any(source.model is run.model)
+        inputs = self.cache.inputs(index, frozen, self._progress)
+        (whole,) = run.workers.any(inputs.model is run.model)
         if not whole:
-            return source, Evaluator(source.model, run.task, run.strategy)
-        if source.model is not run.model:  # Workers that train other graphs would wait for ever.
-            source = self.cache.whole("there is no room at another worker")
-        return source, run.evaluator
+            return inputs, Evaluator(inputs.model, run.task, run.strategy)
+        if inputs.model is not run.model:  # Workers that train other graphs would wait for ever.
+            inputs = self.cache.without_features("there is no space for them at another worker")
+        return inputs, run.evaluator
 
     def interrupt(self) -> None:
         """Ends a run that is to stop, once its checkpoint is on the disk.
@@ -163,13 +163,13 @@ class Training:
 
         return report
 
-    def _metrics(self, source: Source, evaluator: Evaluator) -> dict[str, dict]:
+    def _metrics(self, inputs: PhaseInputs, evaluator: Evaluator) -> dict[str, dict]:
         """Returns the metrics of each split, from features where the last phase learned from them.
 
         Those of augmented examples are not the ones that count.
         """
         run = self.run
-        cached = {"train": source.train, "validation": source.validation}
+        cached = {"train": inputs.train, "validation": inputs.validation}
         if run.splits.train.is_augmented:
             del cached["train"]
         return {
@@ -189,7 +189,7 @@ class PhaseTraining(loop.Hooks):
         state: of the checkpoint that `position` is from; None: the model is as it stands there.
     """
 
-    source: Source
+    inputs: PhaseInputs
     evaluator: Evaluator
 
     def __init__(self, training: Training, position: Position, state: State | None):
@@ -217,7 +217,7 @@ class PhaseTraining(loop.Hooks):
 
     def train(self) -> Position:
         """Trains the phase; returns the position behind it, which has been saved."""
-        self.source, self.evaluator = self._training.learn_from(self._position.phase, self._frozen)
+        self.inputs, self.evaluator = self._training.learn_from(self._position.phase, self._frozen)
         done = self._fit()
         self._settle()
         proof = self._proof.check()
@@ -231,8 +231,8 @@ class PhaseTraining(loop.Hooks):
             self._recall()
         try:
             return loop.train(
-                self.source.model,
-                self.source.train,
+                self.inputs.model,
+                self.inputs.train,
                 run.strategy,
                 self,
                 epochs=self._phase.epochs,
@@ -258,10 +258,10 @@ class PhaseTraining(loop.Hooks):
     def validate(self) -> dict[str, float]:
         """Returns the metrics of an epoch, and stops the phase where they say so."""
         run = self._run
-        if self.source.validation is None:
+        if self.inputs.validation is None:
             return {}
         with run.model.optimizer.averaged():
-            values = self.evaluator(self.source.validation, run.batch_size)
+            values = self.evaluator(self.inputs.validation, run.batch_size)
             assert run.splits.validation
             metrics = run.task.evaluate(values, run.splits.validation)
             # No reports: what can be shown beside the loss.
@@ -327,7 +327,7 @@ class PhaseTraining(loop.Hooks):
             "seconds": round(time.perf_counter() - self._began, 3),
             "proof": proof,
             "proof_seconds": round(self._proof.seconds, 3),
-            "features": self.source.features,
+            "features": self.inputs.features,
         }
         if stopping:
             record["stopped_epoch"] = stopping.epochs if stopping.stopped else None
