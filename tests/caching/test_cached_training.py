@@ -148,7 +148,7 @@ def caches(folder):
 
 @pytest.fixture(scope="module")
 def uncached():
-    return train("unused", three(), on=False)
+    return train("unused", three(), cache=False)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,9 @@ def test_it_ends_alike_whatever_the_phases_are(tmp_path, name):
 @pytest.mark.slow
 def test_draws_from_the_generator_of_the_process_are_the_same(tmp_path):
     phases = three()[:2]
-    plain, cached = (train(tmp_path, phases, model=network(noise=True), on=on) for on in (0, 1))
+    plain, cached = (
+        train(tmp_path, phases, model=network(noise=True), cache=cache) for cache in (False, True)
+    )
     assert caches(tmp_path)
     assert_alike(cached, plain)
 
@@ -203,7 +205,7 @@ def test_draws_from_the_generator_of_the_process_are_the_same(tmp_path):
 @pytest.mark.slow
 def test_two_devices_train_alike_on_features(tmp_path):
     phases = three()[1:2]
-    plain = train(tmp_path, phases, where=strategy.resolve("mirrored"), on=False)
+    plain = train(tmp_path, phases, where=strategy.resolve("mirrored"), cache=False)
     cached = train(tmp_path, phases, where=strategy.resolve("mirrored"))
     assert caches(tmp_path)
     assert_alike(cached, plain)
@@ -337,12 +339,12 @@ def test_examples_without_room_are_computed_each_time(tmp_path, caplog):
 
 
 def test_without_any_room_a_run_is_uncached(tmp_path):
-    plain = train(tmp_path / "none", three()[:1], on=False)
-    assert_alike(train(tmp_path, three()[:1], limit_gb=0), plain)
+    plain = train(tmp_path / "none", three()[:1], cache=False)
+    assert_alike(train(tmp_path, three()[:1], cache_gb=0), plain)
 
 
 def test_half_rows_train_nearly_alike(tmp_path, cached):
-    halved = train(tmp_path, three()[:1], half=True)
+    halved = train(tmp_path, three()[:1], cache_half=True)
     losses = [row["loss"] for row in halved.history]
     expected = [row["loss"] for row in cached[0].history[:2]]
     np.testing.assert_allclose(losses, expected, rtol=1e-2)
