@@ -19,6 +19,7 @@ IDS = (
     "rounded-input",
     "split-overlap",
     "duplicates",
+    "near-copies",
     "class-missing",
     "imbalance",
 )

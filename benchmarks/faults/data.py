@@ -114,6 +114,35 @@ def duplicates() -> Fault:
     )
 
 
+def near_copies() -> Fault:
+    """Makes the mistake of cutting readings of the same machine apart, whose labels are by lot."""
+    draw = np.random.default_rng(5)
+    machines = draw.normal(size=(40, 8)).astype("float32")
+    x = machines.repeat(6, axis=0) + draw.normal(0, 1e-3, (240, 8)).astype("float32")
+    lot = draw.integers(0, 2, 40).repeat(6)
+
+    def model():
+        inputs = keras.Input((8,))
+        hidden = keras.layers.Dense(256, "relu", name="hidden")(inputs)
+        return keras.Model(inputs, keras.layers.Dense(2, name="head")(hidden))
+
+    def splits():
+        return tfbp.Splits.from_arrays(x, lot, classes=CLASSES, validation=0.2, test=0)
+
+    def plain():
+        train, held_out = (part.read(range(part.size)) for part in splits().parts().values())
+        settings = {"metrics": ["accuracy"], "epochs": 150, "validation_data": held_out}
+        accuracy = fit(model(), *train, **settings).history["val_accuracy"][-1]
+        return f"validation accuracy {accuracy:.2f}, where labels are drawn by lot"
+
+    return Fault(
+        "readings of one machine on both sides of the cut",
+        "near-copies",
+        plain,
+        lambda: ours(model(), ".*", splits()),
+    )
+
+
 def recall(model: keras.Model, label: int) -> str:
     x, y = examples(200)
     right = model(x[y == label]).numpy().argmax(axis=-1) == label
@@ -146,6 +175,7 @@ def faults() -> list[Fault]:
         rounded_input(),
         split_overlap(),
         duplicates(),
+        near_copies(),
         few_of_a_class("no training example of a class", "class-missing", 0),
         few_of_a_class("two training examples of a class", "imbalance", 2),
     ]

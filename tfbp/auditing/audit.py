@@ -15,6 +15,7 @@ from tfbp.auditing import (
     examples,
     gradients,
     losses,
+    near_copies,
     one_batch,
     preprocessing,
     rounding,
@@ -85,6 +86,7 @@ def findings(
         result += classifiers.findings(model)
         result += rounding.findings(model, splits)
     result += examples.findings(splits, task)
+    result += near_copies.findings(splits)
     for number, phase in enumerate(phases):
         with one_batch.untouched(model):
             frozen = freezing.freeze(model, phase.trainable, phase.batch_norm)
