@@ -43,7 +43,7 @@ class LinearRegression(keras.Model):
 
 
 def data(config: Config) -> tfbp.Splits:
-    return tfbp.load_data(config.data, seed=config.seed)
+    return tfbp.load_data(config.data, seed=config.seed, on_bad_example=config.on_bad_example)
 
 
 def task(config: Config, splits: tfbp.Splits) -> tfbp.Task:

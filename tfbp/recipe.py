@@ -52,7 +52,7 @@ class Config(Settings):
     )
     precision: str = field("float32", "of the model's arithmetic", choices=PRECISIONS)
     on_bad_example: Literal["fail", "skip"] = field(
-        "fail", "at image files of a folder that are not whole"
+        "fail", "at image files that are not whole, and rows of a table with missing cells"
     )
     accumulate: int | None = field(
         None, "batches whose gradients make one update", low=1, of_phase=True

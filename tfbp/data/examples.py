@@ -21,6 +21,9 @@ from tfbp.data import arrays, labels
 from tfbp.data.precision import content_hashes
 from tfbp.errors import mistake
 
+# The preparation of rows that are read as they are held.
+_ROWS = "rows"
+
 Batch = tuple[tf.Tensor, tf.Tensor]
 Transform = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -46,7 +49,6 @@ class Examples:
         views: of augmented examples, how many views of each there are; 0: one for each epoch.
         preparation: what makes x of what the hashes are of, without augmentation: equal hashes and
             preparations, equal x; None: it has no name.
-        in_memory: whether `read` does no more than copy rows that lie in memory.
     """
 
     def __init__(
@@ -62,7 +64,6 @@ class Examples:
         values: tuple[str, ...] | None = None,
         views: int = 0,
         preparation: str | None = None,
-        in_memory: bool = False,
         weights: np.ndarray | None = None,
     ):
         """Describes examples that `read` can fetch.
@@ -70,7 +71,7 @@ class Examples:
         Args:
             read: graph function from indices (int64 [n]) to (x [n, …], y [n, …]).
             spec, hashes, targets, characters_per_token: see the attributes.
-            columns, values, views, preparation, in_memory, weights: see the attributes.
+            columns, values, views, preparation, weights: see the attributes.
             name: what an error calls the example of an index.
         """
         self.size = len(hashes)
@@ -82,7 +83,6 @@ class Examples:
         self.values = values
         self.views = views
         self.preparation = preparation
-        self.in_memory = in_memory
         self.weights = weights
         self._read = read
         self._name = name
@@ -135,8 +135,7 @@ class Examples:
             name=name,
             columns=None if columns is None else tuple(columns),
             values=None if values is None else tuple(values),
-            preparation="rows",
-            in_memory=True,
+            preparation=_ROWS,
             weights=None if weights is None else arrays.weights(weights, len(x)),
         )
 
@@ -145,6 +144,11 @@ class Examples:
         """int64 [size]: the class of each example; None unless y is a class index."""
         is_label = self.targets.dtype == np.int64 and self.targets.ndim == 1
         return self.targets if is_label else None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether `read` does no more than copy rows that lie in memory."""
+        return self.preparation == _ROWS
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -262,7 +266,6 @@ class Examples:
             spec=(spec, self.spec[1]),
             columns=None,
             preparation=f"{self.preparation}, {preparation}" if known else None,
-            in_memory=False,
         )
 
     def _with(self, **changes: object) -> "Examples":
@@ -277,7 +280,6 @@ class Examples:
             "values": self.values,
             "views": self.views,
             "preparation": self.preparation,
-            "in_memory": self.in_memory,
             "weights": self.weights,
         }
         examples = Examples(**{**current, **changes})
