@@ -1,6 +1,7 @@
 """Statistics under a frozen backbone that would move."""
 
 import keras
+import models
 import numpy as np
 import pytest
 
@@ -32,14 +33,6 @@ class Centred(keras.layers.Layer):
         return self.scale * (x - self.mean)
 
 
-def network(layer):
-    inputs = keras.Input((4,))
-    x = keras.layers.Dense(6, name="first")(inputs)
-    x = keras.layers.Dense(6, name="second")(layer(x))
-    body = keras.Model(inputs, x, name="body")
-    return keras.Sequential([keras.Input((4,)), body, keras.layers.Dense(2, name="head")])
-
-
 def found(model, pattern, batch_norm="frozen"):
     phase = tfbp.Phase("tune", pattern, epochs=1, learning_rate=0.1, batch_norm=batch_norm)
     with one_batch.untouched(model):
@@ -49,7 +42,7 @@ def found(model, pattern, batch_norm="frozen"):
 
 
 def test_normalization_that_moves_under_a_frozen_backbone_is_refused_by_name():
-    model = network(keras.layers.BatchNormalization(name="norm"))
+    model = models.dense(keras.layers.BatchNormalization(name="norm"))
     (finding,) = found(model, "head|.*norm", "train")
     assert finding.id == "statistics-move" and not finding.warning
     assert "body/norm" in finding.message and "body/first, body/second" in finding.message
@@ -59,19 +52,19 @@ def test_normalization_that_moves_under_a_frozen_backbone_is_refused_by_name():
 
 
 def test_normalization_that_learns_with_the_layers_around_it_is_at_most_a_warning():
-    model = network(keras.layers.BatchNormalization(name="norm"))
+    model = models.dense(keras.layers.BatchNormalization(name="norm"))
     assert not found(model, ".*", "train")
     (finding,) = found(model, "head|body/(norm|second)", "train")
     assert finding.id == "statistics-move" and finding.warning
 
 
 def test_a_frozen_layer_that_a_training_batch_changes_all_the_same_is_refused_by_name():
-    (finding,) = found(network(Centred(name="norm")), "head")
+    (finding,) = found(models.dense(Centred(name="norm")), "head")
     assert finding.id == "statistics-move" and not finding.warning
     assert "body/norm" in finding.message and "first" not in finding.message
-    assert not found(network(Centred(heed=True, name="norm")), "head")
+    assert not found(models.dense(Centred(heed=True, name="norm")), "head")
 
 
 @pytest.mark.parametrize("layer", [keras.layers.Dropout(0.5), keras.layers.GaussianNoise(1.0)])
 def test_random_seeds_are_no_statistics(layer):
-    assert not found(network(layer), "head")
+    assert not found(models.dense(layer), "head")
