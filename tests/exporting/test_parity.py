@@ -10,24 +10,29 @@ from hypothesis.extra import numpy as arrays
 from tfbp.exporting import parity
 
 
+def own(*answers, eager=None):
+    compiled = [{"score": {"y": value}} for value in answers]
+    return parity.Reference(compiled, compiled if eager is None else eager, rounding=0.0)
+
+
 def check(answered, expected):
-    answer, due = {"score": {"y": answered}}, {"score": {"y": expected}}
+    answer = {"score": {"y": answered}}
     with parity.answered_by(lambda folder, requests: [answer]):
-        return parity.check("export", [{}], [due])
+        return parity.check("export", [{}], own(expected))
 
 
 def test_each_request_is_compared_and_the_largest_difference_is_returned():
     one, other = np.float32([1.0]), np.float32([1.000002])
     answers = [{"score": {"y": value}} for value in (one, other, one)]
     with parity.answered_by(lambda folder, requests: answers):
-        proof = parity.check("export", [{}] * 3, [{"score": {"y": one}}] * 3)
+        proof = parity.check("export", [{}] * 3, own(one, one, one))
     assert proof["difference"] == pytest.approx(2e-6, rel=0.1)
     wrong = [*answers[:2], {"score": {"y": np.float32([2.0])}}]
     with (
         parity.answered_by(lambda folder, requests: wrong),
         pytest.raises(parity.ParityError, match="differs by 1"),
     ):
-        parity.check("export", [{}] * 3, [{"score": {"y": one}}] * 3)
+        parity.check("export", [{}] * 3, own(one, one, one))
 
 
 def test_floats_may_differ_by_a_share_of_the_largest_magnitude():
@@ -62,12 +67,31 @@ def test_answers_that_differ_are_refused(answered, expected, message):
         check(answered, expected)
 
 
+def test_where_the_model_itself_decides_otherwise_either_answer_is_right():
+    cat, dog, ant = (
+        [{"score": {"y": np.array([b"bee", name], object)}}] for name in (b"cat", b"dog", b"ant")
+    )
+    either = parity.Reference(cat, dog, rounding=1e-6)
+    for answers in (cat, dog):
+        with parity.answered_by(lambda folder, requests, answers=answers: answers):
+            assert parity.check("export", [{}], either)["difference"] == 0
+    with (
+        parity.answered_by(lambda folder, requests: ant),
+        pytest.raises(parity.ParityError, match=r"1 of 2 entries differ\. Received: b'ant'"),
+    ):
+        parity.check("export", [{}], either)
+
+
+def test_the_tolerance_is_twice_the_rounding_within_bounds():
+    assert [parity.tolerance(each) for each in (0, 2e-5, 4e-4)] == [1e-5, 4e-5, 5e-4]
+
+
 def test_a_missing_output_is_refused():
     with (
         parity.answered_by(lambda folder, requests: [{"score": {}}]),
         pytest.raises(parity.ParityError, match=r"must answer \['y'\]"),
     ):
-        parity.check("export", [{}], [{"score": {"y": np.zeros(1)}}])
+        parity.check("export", [{}], own(np.zeros(1)))
 
 
 values = st.one_of(

@@ -20,6 +20,7 @@ from tfbp.tasks import assets
 
 GRAPH = "saved_model.pb"
 EXTRA = "assets.extra"
+VARIABLES = pathlib.Path("variables", "variables")
 DETAILS = pathlib.Path(EXTRA, "tfbp.json")
 CARD = pathlib.Path(EXTRA, "README.md")
 LABELS = pathlib.Path(EXTRA, assets.LABELS)

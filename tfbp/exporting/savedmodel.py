@@ -1,6 +1,7 @@
 """A model and its task, written as a SavedModel."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 
@@ -24,15 +25,16 @@ def write(
         folder: receives the SavedModel. Written file by file, so name one that no server looks at.
     """
     archive = keras.export.ExportArchive()
+    # Without its adapters a model is another graph.
+    adapted = any(map(adapters.adapted, keras_graph.all_layers(model)))
     with portable(model), adapters.merged(model):
         # For its lookup tables. Tracked itself, its variables would be written twice.
         owner = tf.Module()
         owner.model = model
         archive.track(owner)
         for name, signature in signatures.items():
-            function = tf.function(signature.function)
-            function.get_concrete_function(**signature.inputs)
-            archive.add_endpoint(name, function)
+            fresh = dataclasses.replace(signature) if adapted else signature
+            archive.add_endpoint(name, fresh.traced)
         archive.write_out(os.fspath(folder), verbose=False)
 
 

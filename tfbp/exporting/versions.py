@@ -8,12 +8,13 @@ import tempfile
 import keras
 import tensorflow as tf
 
-from tfbp import storage
+from tfbp import fingerprint, storage
 from tfbp.data.examples import Examples
 from tfbp.errors import mistake
-from tfbp.exporting import card, inspection, layout, parity, savedmodel, warmup
-from tfbp.modeling import precision
-from tfbp.tasks.task import Task
+from tfbp.exporting import card, inspection, layout, parity, reference, savedmodel, warmup
+from tfbp.exporting.reference import Answer
+from tfbp.modeling import adapters, precision
+from tfbp.tasks.task import Signature, Task
 
 # Held-out examples in each request that the export must answer like the model.
 BATCHES = (1, 3, 32)
@@ -72,38 +73,19 @@ def export(
     """
     folder = pathlib.Path(folder)
     check_writable(folder)
-    # On the CPU, like the process that the answers are compared with: GPUs round otherwise.
-    with tf.device("CPU:0"), savedmodel.portable(model):
-        signatures = task.signatures(model, examples)
-        requests = [
-            {name: signature.request(count) for name, signature in signatures.items()}
-            for count in BATCHES
-        ]
-        expected = [
-            {name: signature.answer(request[name]) for name, signature in signatures.items()}
-            for request in requests
-        ]
-    for tensors in (*requests, *expected):  # the default has its name beside its own
-        tensors.setdefault("serving_default", next(iter(tensors.values())))
+    signatures, requests, own = _tried(model, task, examples)
+    tolerance = _tolerance(model, own.rounding)
     while True:
         version = folder / str(next_version(folder))
         try:
             with storage.publish(version) as beside:
                 savedmodel.write(model, signatures, beside)
                 warmup.write(beside, folder.name, requests[0])
-                proof = {"batches": list(BATCHES)} | parity.check(
-                    beside, requests, expected, precision.tolerance(model, parity.TOLERANCE)
-                )
-                types = _types(beside, requests[0], expected[0])
+                parity.check_variables(beside, fingerprints(model))
+                proof = {"batches": list(BATCHES)} | parity.check(beside, requests, own, tolerance)
+                types = _types(beside, requests[0], own.compiled[0])
                 contents = details | {"signatures": types, "parity": proof}
-                assets = task.assets()
-                labels = assets.get(layout.LABELS.name, "").splitlines()
-                assets[layout.DETAILS.name] = json.dumps(contents, indent=2, ensure_ascii=False)
-                assets[layout.CARD.name] = card.text(
-                    f"{folder.name}, version {version.name}", contents, labels
-                )
-                for name, text in assets.items():
-                    (beside / layout.EXTRA / name).write_text(text, encoding="utf-8")
+                _describe(beside, f"{folder.name}, version {version.name}", task, contents)
             break
         except FileExistsError:
             # Another run has published this version meanwhile: take the next one.
@@ -113,6 +95,58 @@ def export(
         for old in list(layout.versions(folder).values())[:-keep]:
             storage.remove(old)
     return version, proof
+
+
+def _tried(
+    model: keras.Model, task: Task, examples: Examples
+) -> tuple[dict[str, Signature], list[dict[str, Answer]], parity.Reference]:
+    """Returns the signatures, requests to them, and what the trained model answers."""
+    with savedmodel.portable(model):
+        # On the CPU, like the process that the answers are compared with: GPUs round otherwise.
+        with tf.device("CPU:0"):
+            signatures = task.signatures(model, examples)
+            requests = [
+                {name: signature.request(count) for name, signature in signatures.items()}
+                for count in BATCHES
+            ]
+        own = reference.answers(signatures, requests)
+    for tensors in (*requests, *own.compiled, *own.eager):
+        # The default has its name beside its own.
+        tensors.setdefault("serving_default", next(iter(tensors.values())))
+    return signatures, requests, own
+
+
+def _tolerance(model: keras.Model, rounding: float) -> float:
+    """Returns how far the export's floats may be off, see `parity.check`.
+
+    Raises:
+        parity.ParityError: the model's own answers are further apart than rounding explains.
+    """
+    most = precision.tolerance(model, parity.MOST_TOLERANCE)
+    # "not at most" rather than "more than", so that NaN is refused too.
+    if not rounding <= most:
+        raise parity.ParityError(
+            "The model must answer alike when it is called eagerly and traced as for a server, to "
+            f"{most:g} of the largest magnitude. It differs by {rounding:.3g}: look for code that "
+            "asks how it is run."
+        )
+    return precision.tolerance(model, parity.tolerance(rounding))
+
+
+def fingerprints(model: keras.Model) -> list[tuple[str, str]]:
+    """Returns path and fingerprint of each weight, as an export holds it."""
+    with adapters.merged(model):
+        return [(weight.path, fingerprint.of_array(weight)) for weight in model.weights]
+
+
+def _describe(folder: pathlib.Path, title: str, task: Task, contents: dict) -> None:
+    """Writes what an export carries beside its SavedModel, the warm-up requests excepted."""
+    assets = task.assets()
+    labels = assets.get(layout.LABELS.name, "").splitlines()
+    assets[layout.DETAILS.name] = json.dumps(contents, indent=2, ensure_ascii=False)
+    assets[layout.CARD.name] = card.text(title, contents, labels)
+    for name, text in assets.items():
+        (folder / layout.EXTRA / name).write_text(text, encoding="utf-8")
 
 
 def _types(
