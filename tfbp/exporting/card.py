@@ -46,10 +46,12 @@ def text(name: str, details: Mapping, labels: Sequence[str]) -> str:
     parity = details["parity"]
     parts += [
         "## Proof",
-        f"A fresh process answered every signature, in batches of {_list(parity['batches'])}, like "
-        f"the trained model: to {parity['difference']:.1e} of the largest magnitude, where "
-        f"{parity['tolerance']:g} is allowed. It answered the warm-up requests too. `tfbp.json` "
-        "holds settings, fingerprints, versions and the proof of each phase.",
+        "The export holds the trained model's variables, bit for bit. A fresh process answered "
+        f"every signature, in batches of {_list(parity['batches'])}, like the trained model: to "
+        f"{parity['difference']:.1e} of the largest magnitude, where {parity['tolerance']:.1e} is "
+        f"allowed and the model's own rounding is {parity['rounding']:.1e}. It answered the "
+        "warm-up requests too. `tfbp.json` holds settings, fingerprints, versions and the proof "
+        "of each phase.",
     ]
     return "\n\n".join(parts) + "\n"
 
