@@ -223,8 +223,9 @@ def run_all(top, names, start_workers):
     processes = start_workers(
         PROGRAM, str(RECIPES), json.dumps(runs), folders=[top / "0", top / "1"]
     )
-    for worker, process in enumerate(processes):
-        assert process.wait(3600) == 0, (top / f"{worker}.{worker}.log").read_text()
+    codes = [process.wait(3600) for process in processes]
+    # What one says is often only that the other is gone.
+    assert codes == [0, 0], "\n".join((top / f"{i}.{i}.log").read_text() for i in (0, 1))
 
 
 @pytest.fixture(scope="module")
