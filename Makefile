@@ -18,6 +18,7 @@ run: .venv/run.stamp
 test: .venv/test.stamp
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest -n 2 --dist=worksteal -m 'not slow'
 
 # The tests that are long and rare.
