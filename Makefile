@@ -43,7 +43,7 @@ bench: .venv/bench.stamp
 	$(PYTHON) benchmarks/results.py $(BENCH)
 
 clean:
-	rm -rf .venv build *.egg-info .cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp says that what setup.cfg asks for is there: a second call installs nothing.
 .venv/run.stamp: setup.cfg pyproject.toml
