@@ -1,3 +1,8 @@
+import hashlib
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -72,3 +77,76 @@ def test_adapters_are_merged_in_the_export_and_stay_in_the_model(tmp_path):
     np.testing.assert_allclose(answer["y"], expected, rtol=1e-6)
     assert len(model.variables) == len(plain) + 2
     np.testing.assert_array_equal(model(x), expected)
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Exports a model with a recurrent layer and a lookup table, of two inputs.
+EXPORT = """
+import sys
+import keras
+import numpy as np
+import tensorflow as tf
+from tfbp.exporting import savedmodel
+from tfbp.tasks.task import Signature
+
+keras.utils.set_random_seed(0)
+numbers, scale = keras.Input((4,), name="numbers"), keras.Input((1,), name="scale")
+tokens = keras.layers.IntegerLookup(vocabulary=[3, 5, 8], name="lookup")(numbers)
+states = keras.layers.LSTM(3, name="lstm")(keras.layers.Embedding(4, 3, name="embed")(tokens))
+y = keras.layers.Dense(2, name="dense")(keras.layers.BatchNormalization(name="norm")(states))
+model = keras.Model([numbers, scale], y * scale, name="model")
+
+def answer(numbers, scale):
+    return {"y": model([numbers, scale])}
+
+def write(folder):
+    specs = {"numbers": tf.TensorSpec([None, 4], tf.int64), "scale": tf.TensorSpec([None, 1])}
+    savedmodel.write(model, {"default": Signature(answer, specs, None)}, folder)
+"""
+
+
+def hashes(folder):
+    files = sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+
+
+@pytest.fixture(scope="module")
+def exporter():
+    """Returns the function of `EXPORT` that writes the export."""
+    names = {}
+    exec(EXPORT, names)
+    return names["write"]
+
+
+def test_the_same_model_is_the_same_bytes_whatever_was_done_before(exporter, tmp_path):
+    for number in range(2):
+        exporter(tmp_path / str(number))
+    assert hashes(tmp_path / "0") == hashes(tmp_path / "1")
+
+
+@pytest.mark.slow
+def test_three_processes_export_the_same_bytes(tmp_path):
+    for number in range(3):
+        code = f"{EXPORT}\nwrite(sys.argv[1])"
+        command = [sys.executable, "-c", code, str(tmp_path / str(number))]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    first = hashes(tmp_path / "0")
+    assert len(first) >= 4
+    assert hashes(tmp_path / "1") == hashes(tmp_path / "2") == first
+
+
+def test_an_export_is_called_by_position_by_name_and_by_keras(exporter, tmp_path):
+    exporter(tmp_path)
+    numbers, scale = tf.constant([[3, 5, 8, 0]], tf.int64), tf.constant([[2.0]])
+    loaded = tf.saved_model.load(tmp_path)
+    expected = loaded.signatures["serving_default"](numbers=numbers, scale=scale)["y"]
+    assert np.abs(expected).max() > 0
+    layer = keras.layers.TFSMLayer(tmp_path, call_endpoint="default")
+    for answer in (
+        loaded.default(numbers, scale),
+        loaded.default(numbers=numbers, scale=scale),
+        loaded.default(scale=scale, numbers=numbers),
+        layer(numbers, scale=scale),
+        keras.layers.TFSMLayer(tmp_path, call_endpoint="serving_default")(numbers, scale=scale),
+    ):
+        np.testing.assert_array_equal(answer["y"], expected)

@@ -46,7 +46,7 @@ def test_the_header_of_an_image_tells_its_size(form):
     if form != "gif":  # TensorFlow would want the whole picture of it.
         assert tf.io.decode_image(content).shape[:2] == (37, 51)
     assert images.pixels(content) == 37 * 51
-    assert all(images.pixels(content[:end]) in (None, 0, 37 * 51) for end in range(len(content)))
+    assert all(images.pixels(content[:end]) in (None, 37 * 51) for end in range(len(content)))
 
 
 @given(
@@ -394,9 +394,9 @@ def test_no_body_is_answered_500(client, body, model):
 
 def test_neither_fill_bytes_nor_endless_segments_of_a_jpeg_hold_anybody_up():
     began = time.thread_time()
-    assert images.pixels(b"\xff\xd8" + b"\xff" * 20_000_000) == 0
+    assert images.pixels(b"\xff\xd8" + b"\xff" * 20_000_000) is None
     endless = b"\xff\xd8" + b"\xff\xe0\x00\x02" * 5_000_000
-    assert images.pixels(endless) == 0xFFFF**2  # refused, whatever comes behind them
+    assert images.pixels(endless) is None  # refused, whatever comes behind them
     assert time.thread_time() - began < 0.5
     frame = picture(37, 51, "jpeg")
     assert images.pixels(b"\xff\xd8" + b"\xff" * 1000 + frame[2:]) == 37 * 51

@@ -157,6 +157,20 @@ def test_a_tensor_becomes_a_proto_and_back(dtype):
     assert again.dtype == array.dtype
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "float16", "object"])
+def test_a_long_list_of_values_is_read_as_a_short_one(dtype):
+    values = np.arange(100_000).astype(dtype)
+    if dtype == "object":
+        values = np.array([str(value).encode() for value in range(100_000)], object)
+    proto = tensors.to_proto(values.reshape(2, -1))
+    np.testing.assert_array_equal(tensors.of_proto(proto), values.reshape(2, -1))
+    proto.tensor_shape.dim[0].size = 3  # The last value stands for those that are missing.
+    np.testing.assert_array_equal(tensors.of_proto(proto)[2], np.repeat(values[-1:], 50_000))
+    proto.tensor_shape.dim[0].size = 1
+    with pytest.raises(StatusError):
+        tensors.of_proto(proto)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -37,17 +37,17 @@ def protocol(bounds: Bounds) -> type[HttpToolsProtocol]:
         _timer: asyncio.TimerHandle | None = None
         _head_bytes = 0
         _address = ""
+        _refused = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._address = self.client[0] if self.client else ""
+            self._address = str((transport.get_extra_info("peername") or [""])[0])
             addresses[self._address] += 1
-            too_many = bounds.most_per_address and (
-                addresses[self._address] > bounds.most_per_address
-            )
-            if too_many or len(self.connections) > bounds.most:
+            most = bounds.most_per_address or bounds.most
+            if addresses[self._address] > most or len(self.connections) >= bounds.most:
+                self._refused = True  # before anything that takes time
                 transport.abort()
                 return
+            super().connection_made(transport)
             # asyncio does so only for sockets that were made with the protocol's number. Else an
             # answer's body waits for the acknowledgement of its head, 40 ms and more.
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -84,7 +84,8 @@ def protocol(bounds: Bounds) -> type[HttpToolsProtocol]:
             addresses[self._address] -= 1
             if not addresses[self._address]:
                 del addresses[self._address]
-            super().connection_lost(exc)
+            if not self._refused:
+                super().connection_lost(exc)
 
         def _start(self) -> None:
             self._head_bytes = 0

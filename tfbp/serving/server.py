@@ -24,6 +24,8 @@ from tfbp.serving.rpc import Rpc
 # Idle connections are kept as long as nginx keeps them; clients that reuse one are not surprised.
 KEEP_ALIVE_SECONDS = 75
 CONNECTIONS_FOR_EACH_REQUEST = 4
+# Connections that wait to be accepted, which happens at once, so that a request waits for it.
+BACKLOG = 128
 
 
 class Server:
@@ -140,7 +142,7 @@ class Server:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise mistake("--host", "must be an address of this machine", host) from None
@@ -163,6 +165,7 @@ def _http_config(rest: Rest, limits: Limits) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         proxy_headers=False,
+        backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(limits.deadline_seconds) + 1,
     )

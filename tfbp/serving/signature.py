@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -24,6 +25,9 @@ IMAGES = "image_bytes"
 # Of the two pools of threads that a session has, by their indices, that for joined requests and
 # that for requests that are one call each, which may take all of its threads for long.
 _JOINED, _ALONE = 0, 1
+# The images of a request are decoded some at a time, so many that they have this part of the pixels
+# of the largest one.
+_TURNS = 4
 
 
 class Signature:
@@ -46,8 +50,10 @@ class Signature:
         definition: Any,  # a SignatureDef
         session: tf.compat.v1.Session,
         limits: Limits,
+        decodes_images: bool,
     ):
         self.name = name
+        self._decodes_images = decodes_images
         self.inputs = _specs(definition.inputs)
         self.outputs = _specs(definition.outputs)
         self.json = {
@@ -109,14 +115,19 @@ class Signature:
             StatusError: names, types, rows or images are not what the signature takes
                 (INVALID_ARGUMENT), or too many requests wait already (RESOURCE_EXHAUSTED).
         """
-        inputs = self._checked(inputs)
-        inputs = {key: self._small(key, value) for key, value in inputs.items()}
+        inputs, pixels = self._sized(self._checked(inputs))
         counts = {len(value) if value.ndim else None for value in inputs.values()}
         rows = [
             len(value) for key, value in inputs.items() if batched(self.inputs[key]) and value.ndim
         ]
         rest_request.check_rows(max(rows, default=0), self._limits.max_batch_size)
         joined = self._joined and len(counts) == 1 and None not in counts
+        if (
+            joined
+            and len(pixels) == rows[0]
+            and sum(pixels) > self._limits.max_image_pixels // _TURNS
+        ):
+            return self._submit_in_parts(inputs, pixels, seconds)
         return self._batcher.submit(inputs, rows[0] if joined else None, seconds)
 
     def close(self) -> None:
@@ -163,23 +174,107 @@ class Signature:
                 raise invalid(f"Expects input {key} to be {name(due)} but {name(sent)} is provided")
         return inputs
 
-    def _small(self, key: str, value: Array) -> Array:
-        """Returns an input, without the images that are too large where the graph allows it."""
-        binary = key.endswith(BINARY) or self.name.endswith(BINARY)
-        if self.inputs[key].dtype != tf.string or not binary:
-            return value
-        limit = self._limits.max_image_pixels
-        counts = [images.pixels(content) or 0 for content in value.flat]
-        if max(counts, default=0) <= limit:
-            return value
-        if self.name != IMAGES or key != IMAGES:
-            raise invalid(f"An image of {max(counts)} pixels is over the limit of {limit}")
-        kept = np.empty(len(counts), object)
-        kept[:] = [
-            content if count <= limit else b""
-            for content, count in zip(value.flat, counts, strict=True)
+    def _sized(self, inputs: Tensors) -> tuple[Tensors, list[int]]:
+        """Returns the inputs and the pixels of each row, where they hold images.
+
+        An image that is too large, or whose size cannot be told, is refused. tfbp's own signature
+        of images answers it with an empty row.
+        """
+        limit, pixels = self._limits.max_image_pixels, []
+        for key, value in inputs.items():
+            binary = key.endswith(BINARY) or self.name.endswith(BINARY)
+            if self.inputs[key].dtype != tf.string or not binary:
+                continue
+            unknown = limit + 1 if self._decodes_images else 0
+            sizes = [images.pixels(content) for content in value.flat]
+            counts = [unknown if size is None else size for size in sizes]
+            if max(counts, default=0) > limit:
+                if self.name != IMAGES or key != IMAGES:
+                    raise _too_large(sizes, limit)
+                kept = [
+                    b"" if count > limit else one
+                    for one, count in zip(value.flat, counts, strict=True)
+                ]
+                small = np.empty(len(kept), object)
+                small[:] = kept
+                inputs = {**inputs, key: small.reshape(value.shape)}
+                counts = [count if count <= limit else 0 for count in counts]
+            pixels += counts
+        total, most = sum(pixels), self._limits.max_request_pixels
+        if total > most:
+            raise invalid(f"The images have {total} pixels, over the limit of {most}")
+        return inputs, pixels
+
+    def _submit_in_parts(
+        self, inputs: Tensors, pixels: list[int], seconds: float | None
+    ) -> "Future[Tensors]":
+        """Returns the future outputs for many images, which are answered some at a time.
+
+        So the images of others come in between.
+        """
+        parts = [
+            {key: value[start:end] for key, value in inputs.items()}
+            for start, end in _parts(pixels, self._limits.max_image_pixels // _TURNS)
         ]
-        return kept.reshape(value.shape)
+        whole: Future[Tensors] = Future()
+        answers: list[Tensors] = []
+        until = time.monotonic() + (self._limits.deadline_seconds if seconds is None else seconds)
+
+        def go_on() -> None:
+            part = parts[len(answers)]
+            rows = len(next(iter(part.values())))
+            future = self._batcher.submit(part, rows, until - time.monotonic())
+            future.add_done_callback(done)
+
+        def done(future: "Future[Tensors]") -> None:
+            try:
+                answers.append(future.result())
+                if len(answers) < len(parts):
+                    if not whole.cancelled():
+                        go_on()
+                    return
+                result = {
+                    key: np.concatenate([answer[key] for answer in answers]) for key in self.outputs
+                }
+            except BaseException as error:
+                _settle(whole, error=error)
+            else:
+                _settle(whole, result)
+
+        go_on()
+        return whole
+
+
+def _parts(pixels: list[int], most: int) -> list[tuple[int, int]]:
+    """Returns start and end of runs of rows of about so many pixels, each of at least one row."""
+    ends, total = [], 0
+    for row, count in enumerate(pixels, 1):
+        total += count
+        if total >= most:
+            ends.append(row)
+            total = 0
+    if ends[-1:] != [len(pixels)]:
+        ends.append(len(pixels))
+    return list(zip([0, *ends], ends, strict=False))
+
+
+def _settle(
+    future: "Future[Tensors]", result: Tensors | None = None, error: BaseException | None = None
+) -> None:
+    """Answers a future, unless nobody waits for it any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result or {})
+
+
+def _too_large(sizes: list[int | None], limit: int) -> StatusError:
+    largest = max((size for size in sizes if size is not None), default=0)
+    if largest > limit:
+        return invalid(f"An image of {largest} pixels is over the limit of {limit}")
+    return invalid("How many pixels an image has cannot be told: it must be JPEG, PNG, GIF or BMP")
 
 
 def _array(value: Any, spec: tf.TensorSpec) -> Array:

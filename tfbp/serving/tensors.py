@@ -12,6 +12,8 @@ from tfbp.serving.status import Code, StatusError, invalid
 # A proto of a few bytes can announce a tensor of many: one value stands for all that follow it.
 MAX_BYTES = 2**30
 
+_CHUNK = 2**15  # values
+
 # Clients read these fields by their names, so answers do not go into `tensor_content`.
 _FIELDS = {
     tf.float32: "float_val",
@@ -50,12 +52,31 @@ def of_proto(proto: tensor_pb2.TensorProto, max_bytes: int = MAX_BYTES) -> Array
     if math.prod(sizes) * width > max_bytes:
         raise invalid(f"A tensor of shape {sizes} is over the limit of {max_bytes} bytes")
     try:
-        array = tf.make_ndarray(proto)
+        array = _long(proto, dtype, sizes)
+        if array is None:
+            array = tf.make_ndarray(proto)
     except (TypeError, ValueError, IndexError, OverflowError):
         raise invalid(f"Tensor proto does not hold {dtype.name} of shape {sizes}") from None
     if list(array.shape) != sizes:
         raise invalid(f"Tensor proto does not hold {dtype.name} of shape {sizes}")
     return array
+
+
+def _long(proto: tensor_pb2.TensorProto, dtype: tf.DType, sizes: list[int]) -> Array | None:
+    """Returns the array of a proto with a long list of values; None: its list is not long.
+
+    As one call it would let no other thread run until it ends, which takes seconds.
+    """
+    values = getattr(proto, _FIELDS.get(dtype, "float_val"))
+    if dtype not in _FIELDS or proto.tensor_content or len(values) <= _CHUNK:
+        return None
+    half = dtype in (tf.float16, tf.bfloat16)
+    array = np.empty(len(values), np.uint16 if half else dtype.as_numpy_dtype)
+    for start in range(0, len(values), _CHUNK):
+        array[start : start + _CHUNK] = values[start : start + _CHUNK]
+    array = array.view(dtype.as_numpy_dtype) if half else array
+    rest = math.prod(sizes) - len(array)  # as many as the last value stands for
+    return np.concatenate([array, np.repeat(array[-1:], rest)]).reshape(sizes)
 
 
 def dtype_of(array: Array) -> tf.DType:

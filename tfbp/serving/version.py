@@ -8,7 +8,7 @@ from absl import logging
 from tensorflow_serving.apis import prediction_log_pb2
 
 from tfbp.exporting import layout
-from tfbp.serving import examples, tensors
+from tfbp.serving import examples, images, tensors
 from tfbp.serving.limits import Limits
 from tfbp.serving.rest_request import DEFAULT, Specs
 from tfbp.serving.signature import Signature, session_config
@@ -44,9 +44,10 @@ class Version:
                     self._session, [tf.saved_model.SERVING], str(folder)
                 )
             self.definitions = dict(loaded.signature_def)
+            decodes = images.decoded_by(loaded.graph_def)
             for name, definition in self.definitions.items():
                 try:
-                    signature = Signature(name, definition, self._session, limits)
+                    signature = Signature(name, definition, self._session, limits, decodes)
                 except StatusError as error:  # The other ones can be asked for all the same.
                     self._unusable[name] = error
                 else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -32,14 +33,26 @@ class Signature:
 
     @functools.cached_property
     def traced(self) -> Any:
-        """The function as a `tf.function` that is traced once, for its inputs."""
-        function = tf.function(self.function)
-        function.get_concrete_function(**self.inputs)
+        """The function as a `tf.function` that is traced once, for its inputs.
+
+        They are its parameters, in their order and by their names.
+        """
+        names = list(self.inputs)
+
+        def endpoint(*values: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self.function(**dict(zip(names, values, strict=True)))
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, kind) for name in names]
+        endpoint.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        specs = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in self.inputs.items()]
+        function = tf.function(endpoint, input_signature=specs)
+        function.get_concrete_function()
         return function
 
     def compiled(self, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Calls the traced function, like `answer`."""
-        return self._call(self.traced.get_concrete_function(**self.inputs), request)
+        return self._call(self.traced.get_concrete_function(), request)
 
     def _call(
         self, function: Callable[..., dict[str, tf.Tensor]], request: Mapping[str, np.ndarray]
