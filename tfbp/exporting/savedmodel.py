@@ -33,6 +33,7 @@ def write(
     adapted = any(map(adapters.adapted, keras_graph.all_layers(model)))
     # Keras's own ExportArchive numbers variables in the order of a set, which changes.
     root = tf.Module()
+    root.saved_tables = _tables(model)
     with portable(model), adapters.merged(model):
         functions = {
             name: (dataclasses.replace(signature) if adapted else signature).traced
@@ -42,7 +43,6 @@ def write(
         for name, function in functions.items():
             setattr(root, name, function)
         root.saved_variables = _variables(traced.values())
-        root.saved_tables = _tables(model)
         traced.setdefault("serving_default", next(iter(traced.values())))
         root.serving_default = functions.get("serving_default", next(iter(functions.values())))
         tf.saved_model.save(root, os.fspath(folder), signatures=traced)
