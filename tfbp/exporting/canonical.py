@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 from tfbp.exporting import layout
 
 _NUMBERED = re.compile(r"(.*_)(\d+)")
+_UNUSED = re.compile(r"_\d+(___redundant_placeholder\d+)$")
 _FINGERPRINT = "fingerprint.pb"
 _ARGUMENT = "_user_specified_name"
 
@@ -41,6 +42,8 @@ def _rename(meta_graph: Any) -> None:
         name = function.signature.name
         function.signature.name = names.get(name, name)
         _rename_calls(function.node_def, names)
+        for argument in function.signature.input_arg:  # unused ones, named after a function
+            argument.name = _UNUSED.sub(r"\1", argument.name)
         for argument in function.arg_attr.values():
             if argument.attr[_ARGUMENT].s.isdigit():  # of a variable: a count of tensors
                 del argument.attr[_ARGUMENT]
