@@ -34,7 +34,7 @@ docs: .venv/docs.stamp
 soak: .venv/test.stamp
 	$(PYTHON) benchmarks/kills.py --kills=50
 	$(PYTHON) benchmarks/lost_workers.py --losses=6 --cuts=2
-	$(PYTHON) benchmarks/serving.py --seconds=60
+	$(PYTHON) benchmarks/serving.py --seconds=10
 	$(PYTHON) -m pytest --hypothesis-profile=soak tests/serving/test_limits.py -k answered_500
 
 # Speed against every peer, written to benchmarks/RESULTS.md; on a machine that does nothing else.

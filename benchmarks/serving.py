@@ -1,28 +1,31 @@
-"""What the development server does under load: `serve`, batched and not, beside a direct call.
+"""What the development server does under load, by JSON, base64 and gRPC, beside a direct call.
 
-    python benchmarks/serving.py [--seconds=10] [--clients=64]
+    python benchmarks/serving.py [--seconds=5] [--before=CHECKOUT] [--engine=tfserving PATH]
 
-Exports three models, trained for an epoch: `mlp` as the recipe has it, `mlp` with two wide layers
-and `vgg16` on 32 × 32 images. For each the server runs in a process of its own; clients keep their
-connections, send one row a request as JSON and check every answer's probabilities to 1e-4. Prints
-requests a second and latencies, unbatched (--max_batch_size=1) and batched; what one client waits
-more than a direct call of the signature in Python takes; and the server's memory after a quarter of
-the time and at the end. Ends with code 1 when a request failed or had a wrong answer.
+Serves two models: `mlp` (784 numbers a row) and `image` (224 × 224 pixels: as numbers, and as JPEG
+files). 1, 8 and 64 clients keep their connections and ask for one row a request: `wrk` by REST, a
+process with the official stubs by gRPC. Prints requests a second, latencies, and the CPU time of
+the server's own processes for a request, with what one client waits more than a direct call takes.
+
+`--before` measures another checkout of tfbp in turn with this one, `--engine=tfserving PATH` a
+`tensorflow_model_server`, whose answers are compared with this server's byte by byte. Ends with
+code 1 when an answer was wrong.
 """
 
-import asyncio
+import base64
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import re
-import signal
-import statistics
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -32,167 +35,293 @@ from tfbp.reporting.table import table
 from tfbp.settings import Fields, field
 
 ROOT = pathlib.Path(__file__).parents[1]
-MODELS = {
-    "mlp": ([28, 28, 1], ["mlp", "--epochs=1"]),
-    "mlp, wide": ([28, 28, 1], ["mlp", "--epochs=1", "--layers=784,4096,4096,10"]),
-    "vgg16, 32 × 32": ([32, 32, 3], ["vgg16", "--weights=none", "--scratch_epochs=1"]),
-}
-TOLERANCE = 1e-4
+CLIENTS = (1, 8, 64)
+TICKS = os.sysconf("SC_CLK_TCK")
+# Asks by gRPC from so many threads until the time is over; prints the latencies in milliseconds.
+GRPC_CLIENT = """
+import sys, threading, time
+import grpc
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+address, clients, seconds, file = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+request, latencies = open(file, "rb").read(), []
+def ask():
+    channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+    call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    until = time.perf_counter() + seconds
+    while (began := time.perf_counter()) < until:
+        call(request, 30)
+        latencies.append(1000 * (time.perf_counter() - began))
+threads = [threading.Thread(target=ask) for _ in range(clients)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(*latencies)
+"""
+WRK = """
+wrk.method, wrk.headers["Content-Type"] = "POST", "application/json"
+wrk.body = io.open("%s", "rb"):read("*a")
+done = function(summary, latency, requests)
+  local bad = summary.errors.status + summary.errors.read + summary.errors.timeout
+  local p50, p99 = latency:percentile(50) / 1000, latency:percentile(99) / 1000
+  print("ANSWER", summary.requests, bad, p50, p99)
+end
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags(Fields):
-    seconds: float = field(10.0, "of load on each server", low=1)
-    clients: int = field(64, "at once", low=1)
+    seconds: float = field(5.0, "of load for each figure", low=1)
+    before: str = field("", "another checkout of tfbp, to be measured in turn")
+    engine: str = field(
+        "tfbp", "tfserving: the binary that is named", choices=("tfbp", "tfserving")
+    )
 
 
-@dataclasses.dataclass
-class Load:
-    """Latencies of the good answers, seconds; how many requests went wrong; memory, MB."""
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One way to ask for one row: a body of JSON, or a serialized request of gRPC."""
 
-    seconds: float
-    latencies: list[float] = dataclasses.field(default_factory=list)
-    wrong: int = 0
-    memory: list[float] = dataclasses.field(default_factory=list)
+    name: str
+    model: str
+    content: bytes
+    grpc: bool = False
 
-    @property
-    def rate(self) -> float:
-        return len(self.latencies) / self.seconds
 
-    def percentile(self, share: float) -> float:
-        """Returns a percentile of the latencies, milliseconds."""
-        return 1000 * float(np.percentile(self.latencies or [np.nan], share))
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A server to measure: the command that starts it, and where."""
+
+    name: str
+    command: Sequence[str]
+    folder: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    process: subprocess.Popen[str]
+    port: int
+    grpc_port: int
+
+    def cpu(self) -> float:
+        """Returns the CPU seconds of the server's processes."""
+        own = pathlib.Path(f"/proc/{self.process.pid}")
+        children = " ".join(task.read_text() for task in own.glob("task/*/children")).split()
+        return sum(map(_cpu, [str(self.process.pid), *children]))
 
 
 def main() -> None:
-    settings, _ = flags.parse(Flags, sys.argv[1:], about=__doc__)
-    rows = [("model", "", "requests/s", "p50 ms", "p99 ms", "wrong", "memory MB")]
-    notes, wrong = [], 0
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (shape, arguments) in MODELS.items():
-            exports = pathlib.Path(folder, name.replace(" ", "_"))
-            _export(shape, arguments, exports)
-            requests = _requests(exports / arguments[0] / "1", shape, settings.clients)
-            rates = {}
-            for how, argument in (("unbatched", "--max_batch_size=1"), ("batched", "")):
-                with _serving(exports, argument) as (process, port):
-                    load = asyncio.run(_load(process, port, arguments[0], requests, settings))
-                    alone = asyncio.run(
-                        _load(process, port, arguments[0], requests[:1], Flags(seconds=3))
-                    )
-                rates[how] = load.rate
-                wrong += load.wrong + alone.wrong
-                quarter = load.memory[len(load.memory) // 4]
-                rows.append(
-                    (
-                        name,
-                        how,
-                        f"{load.rate:,.0f}",
-                        f"{load.percentile(50):.1f}",
-                        f"{load.percentile(99):.1f}",
-                        str(load.wrong),
-                        f"{quarter:.0f} → {load.memory[-1]:.0f}",
-                    )
-                )
-            direct = _direct(exports / arguments[0] / "1", requests[0][0])
-            notes.append(
-                f"{name}: batched {rates['batched'] / rates['unbatched']:.2f} × unbatched; one "
-                f"client waits {alone.percentile(50):.2f} ms (p50), a direct call takes "
-                f"{direct:.2f} ms"
-            )
-    print(f"\n{settings.clients} clients, {settings.seconds:g} s\n")
-    print(table(rows, numbers=[2, 3, 4, 5, 6]))
-    print("\n" + "\n".join(notes))
+    settings, rest = flags.parse(Flags, sys.argv[1:], about=__doc__ or "")
+    rows = [("asked", "clients", "server", "requests/s", "p50 ms", "p99 ms", "server CPU ms")]
+    wrong = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        _write_models(folder)
+        cases = _cases()
+        engines = _engines(settings, rest, folder)
+        for case in cases:
+            (folder / case.name).write_bytes(case.content)
+        with contextlib.ExitStack() as stack:
+            running = {engine.name: stack.enter_context(_run(engine)) for engine in engines}
+            for case in cases:
+                for clients in CLIENTS:
+                    for engine, server in running.items():
+                        figures, bad = _measure(case, server, clients, settings.seconds, folder)
+                        wrong += bad
+                        rows.append((case.name, str(clients), engine, *figures))
+            wrong += _compare(cases, running)
+        direct = _direct(folder / "mlp" / "1")
+    print(table(rows, numbers=[1, 3, 4, 5, 6]))
+    print(f"\nA direct call of mlp takes {direct:.2f} ms (median).")
     sys.exit(1 if wrong else 0)
 
 
-def _export(shape: list[int], arguments: list[str], folder: pathlib.Path) -> None:
-    command = [sys.executable, "-m", "recipes", "run", *arguments, f"--export_dir={folder}"]
-    command.append(f"--workdir={folder}-run")
-    command.append(f"--data=random?shape={','.join(map(str, shape))}&classes=10&count=100")
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def _write_models(folder: pathlib.Path) -> None:
+    generator = tf.random.Generator.from_seed(0)
+    mlp, image = tf.Module(), tf.Module()
+    mlp.first = tf.Variable(generator.normal([784, 128], stddev=0.05))
+    mlp.second = tf.Variable(generator.normal([128, 10], stddev=0.05))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 28, 28, 1], name="pixels")])
+    def classify(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        hidden = tf.nn.relu(tf.reshape(pixels, [-1, 784]) @ mlp.first)
+        return {"probabilities": tf.nn.softmax(hidden @ mlp.second)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 224, 224, 3], name="pixels")])
+    def mean(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"mean": tf.reduce_mean(pixels, [1, 2])}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def of_files(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        decoded = tf.map_fn(tf.io.decode_jpeg, image_bytes, fn_output_signature=tf.uint8)
+        return mean(tf.cast(tf.ensure_shape(decoded, [None, 224, 224, 3]), tf.float32))
+
+    mlp.classify, image.mean, image.of_files = classify, mean, of_files
+    tf.saved_model.save(mlp, str(folder / "mlp" / "1"), signatures=classify)
+    signatures = {"serving_default": mean, "image_bytes": of_files}
+    tf.saved_model.save(image, str(folder / "image" / "1"), signatures=signatures)
 
 
-def _requests(
-    version: pathlib.Path, shape: list[int], count: int
-) -> list[tuple[np.ndarray, list[float]]]:
-    """Returns inputs of one row, and the probabilities that the model gives them."""
-    model = tf.saved_model.load(str(version))
-    signature = model.signatures["serving_default"]
-    (name,) = signature.structured_input_signature[1]
-    values = np.random.default_rng(0).integers(0, 256, [count, *shape]).astype(np.float32)
-    answers = signature(**{name: tf.constant(values)})["probabilities"].numpy()
-    return [(row[np.newaxis], answer.tolist()) for row, answer in zip(values, answers, strict=True)]
+def _cases() -> list[Case]:
+    generator = np.random.default_rng(0)
+    digit = generator.integers(0, 256, [1, 28, 28, 1])
+    photo = tf.image.resize(generator.integers(0, 256, [8, 8, 3]), [224, 224]).numpy()
+    pixels = np.uint8(photo)[None]
+    jpeg = tf.io.encode_jpeg(pixels[0]).numpy()
+    files = {
+        "signature_name": "image_bytes",
+        "instances": [{"b64": base64.b64encode(jpeg).decode()}],
+    }
+    return [
+        Case("mlp JSON", "mlp", json.dumps({"instances": digit.tolist()}).encode()),
+        Case("mlp gRPC", "mlp", _message("mlp", "", pixels=np.float32(digit)), True),
+        Case("image JSON", "image", json.dumps({"instances": pixels.tolist()}).encode()),
+        Case("image base64", "image", json.dumps(files).encode()),
+        Case("image gRPC", "image", _message("image", "", pixels=np.float32(pixels)), True),
+        Case(
+            "image gRPC file",
+            "image",
+            _message("image", "image_bytes", image_bytes=np.array([jpeg])),
+            True,
+        ),
+    ]
 
 
-def _direct(version: pathlib.Path, value: np.ndarray) -> float:
-    """Returns the median time of a call of the signature, from array to array, milliseconds."""
-    model = tf.saved_model.load(str(version))
-    signature = model.signatures["serving_default"]
-    (name,) = signature.structured_input_signature[1]
-    seconds = []
-    for _ in range(300):
-        began = time.perf_counter()
-        answer = signature(**{name: tf.constant(value)})
-        _ = {key: tensor.numpy() for key, tensor in answer.items()}
-        seconds.append(time.perf_counter() - began)
-    return 1000 * statistics.median(seconds)
+def _message(model: str, signature: str, **inputs: np.ndarray) -> bytes:
+    from tensorflow_serving.apis import predict_pb2
+
+    message = predict_pb2.PredictRequest()
+    message.model_spec.name, message.model_spec.signature_name = model, signature
+    for name, value in inputs.items():
+        message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return bytes(message.SerializeToString())
+
+
+def _engines(settings: Flags, rest: Sequence[str], folder: pathlib.Path) -> list[Engine]:
+    command = [sys.executable, "-m", "recipes", "serve", str(folder), "--port=0", "--grpc_port=0"]
+    engines = [Engine("now", command, ROOT)]
+    if settings.before:
+        engines.insert(0, Engine("before", command, pathlib.Path(settings.before)))
+    if settings.engine == "tfserving":
+        models = "".join(
+            f'config {{ name: "{name}" model_platform: "tensorflow" base_path: "{folder}/{name}" }}'
+            for name in ("mlp", "image")
+        )
+        (folder / "models.config").write_text(f"model_config_list {{ {models}}}")
+        engines.append(
+            Engine("tfserving", [rest[0], f"--model_config_file={folder}/models.config"], ROOT)
+        )
+    return engines
 
 
 @contextlib.contextmanager
-def _serving(folder: pathlib.Path, argument: str) -> Iterator[tuple[subprocess.Popen, int]]:
-    command = [sys.executable, "-m", "recipes", "serve", str(folder), "--port=0", "--grpc_port=0"]
+def _run(engine: Engine) -> Iterator[Running]:
+    environment = os.environ | {"PYTHONPATH": str(engine.folder)}
+    command, ports = [*engine.command], (0, 0)
+    if engine.name == "tfserving":
+        ports = _free_port(), _free_port()
+        command += [f"--rest_api_port={ports[0]}", f"--port={ports[1]}"]
     process = subprocess.Popen(
-        [*command, *filter(None, [argument])], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        command, cwd=engine.folder, env=environment, stdout=subprocess.PIPE, text=True
     )
     try:
-        yield process, int(re.search(r"http://[^:]+:(\d+)", process.stdout.readline())[1])
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-    finally:
-        process.kill()
-
-
-async def _load(process, port, model, requests, settings) -> Load:
-    load = Load(settings.seconds)
-    clients = [
-        _client(load, port, model, value, expected, time.perf_counter() + settings.seconds)
-        for value, expected in requests
-    ]
-    watching = asyncio.create_task(_watch(load, process.pid))
-    await asyncio.gather(*clients)
-    watching.cancel()
-    return load
-
-
-async def _watch(load: Load, process: int) -> None:
-    while True:
-        status = pathlib.Path(f"/proc/{process}/status").read_text()
-        load.memory.append(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024)
-        await asyncio.sleep(0.5)
-
-
-async def _client(load, port, model, value, expected, until) -> None:
-    body = json.dumps({"instances": value.tolist()}).encode()
-    head = f"POST /v1/models/{model}:predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
-    request = head.encode() + b"\r\n" + body
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        try:
-            writer.write(request)
-            answered = await reader.readuntil(b"\r\n\r\n")
-            length = int(re.search(rb"content-length: (\d+)", answered)[1])
-            answer = json.loads(await reader.readexactly(length))
-            got = answer["predictions"][0]["probabilities"]
-            good = all(abs(a - b) <= TOLERANCE for a, b in zip(got, expected, strict=True))
-        except (OSError, EOFError, KeyError):
-            good = False
-        if good:
-            load.latencies.append(time.perf_counter() - began)
+        if engine.name == "tfserving":
+            _wait_for(ports[0])
         else:
-            load.wrong += 1
-    writer.close()
+            assert process.stdout
+            line = process.stdout.readline()
+            ports = tuple(map(int, re.findall(r":(\d+)", line)))
+        yield Running(process, *ports)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _measure(
+    case: Case, server: Running, clients: int, seconds: float, folder: pathlib.Path
+) -> tuple[tuple[str, str, str, str], int]:
+    """Returns requests a second, p50, p99 and the server's CPU for a request; how many failed."""
+    began = server.cpu()
+    if case.grpc:
+        command = [sys.executable, "-c", GRPC_CLIENT, f"127.0.0.1:{server.grpc_port}"]
+        command += [str(clients), str(seconds), str(folder / case.name)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        latencies = np.array(output.split(), float)
+        count, bad = len(latencies), 0
+        p50, p99 = np.percentile(latencies, [50, 99])
+    else:
+        script = folder / "wrk.lua"
+        script.write_text(WRK % (folder / case.name))
+        url = f"http://127.0.0.1:{server.port}/v1/models/{case.model}:predict"
+        command = [
+            "wrk",
+            f"-t{min(clients, 2)}",
+            f"-c{clients}",
+            f"-d{seconds:g}s",
+            "-s",
+            str(script),
+        ]
+        output = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
+        found = next(line for line in output.splitlines() if line.startswith("ANSWER")).split()[1:]
+        count, bad, p50, p99 = int(found[0]), int(found[1]), float(found[2]), float(found[3])
+    cpu = 1000 * (server.cpu() - began) / max(count, 1)
+    return (f"{count / seconds:,.0f}", f"{p50:.2f}", f"{p99:.2f}", f"{cpu:.3f}"), bad
+
+
+def _compare(cases: Sequence[Case], running: dict[str, Running]) -> int:
+    """Returns how many answers of TensorFlow Serving differ from this server's, byte by byte."""
+    if "tfserving" not in running:
+        return 0
+    wrong = 0
+    for case in cases:
+        if case.grpc:
+            continue
+        one, other = (
+            _ask(
+                f"http://127.0.0.1:{running[name].port}/v1/models/{case.model}:predict",
+                case.content,
+            )
+            for name in ("now", "tfserving")
+        )
+        print(f"{case.name}: {'the same bytes' if one == other else f'{one!r} != {other!r}'}")
+        wrong += one != other
+    return wrong
+
+
+def _ask(url: str, body: bytes) -> bytes:
+    with urllib.request.urlopen(url, body, timeout=60) as response:
+        return bytes(response.read())
+
+
+def _direct(version: pathlib.Path) -> float:
+    """Returns the median time of a call of the signature, from array to array, milliseconds."""
+    signature = tf.saved_model.load(str(version)).signatures["serving_default"]
+    value, seconds = np.zeros([1, 28, 28, 1], np.float32), []
+    for _ in range(500):
+        began = time.perf_counter()
+        _ = {key: tensor.numpy() for key, tensor in signature(pixels=tf.constant(value)).items()}
+        seconds.append(time.perf_counter() - began)
+    return 1000 * float(np.median(seconds))
+
+
+def _cpu(process: str) -> float:
+    try:
+        fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # It has ended.
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return int(one.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing listens on port {port}")
 
 
 if __name__ == "__main__":
