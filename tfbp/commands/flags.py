@@ -6,6 +6,7 @@ config, rest = flags.parse(recipe.Config, ["--epochs=3", "--hidden=500,250"], ab
 import dataclasses
 import pathlib
 import re
+import textwrap
 import types
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from tfbp.errors import UserError, mistake
 from tfbp.settings import Fields, Setting, declared
 
 HELP = {"--help", "-h"}
+WIDTH, INDENT = 100, " " * 6  # of the help of a flag
 _NUMBER = re.compile(r"-[\d.]")
 
 AnyFields = TypeVar("AnyFields", bound=Fields)
@@ -46,7 +48,7 @@ def parse(
     """
     settings = declared(kind)
     if HELP & set(arguments):
-        raise Help((about or "").strip() + _describe(settings))
+        raise Help((about or "").strip() + _describe(kind))
     values = flags.FlagValues()
     values.set_gnu_getopt()
     for name, setting in settings.items():
@@ -113,14 +115,23 @@ def recipe_and_config(
     return module, config
 
 
-def _describe(settings: dict[str, Setting]) -> str:
-    if not settings:
+def _describe(kind: type[Fields]) -> str:
+    """Returns all flags with their help, those of the class itself before those it inherits."""
+    if not declared(kind):
         return ""
+    ancestors = [set(declared(base)) for base in kind.__mro__ if issubclass(base, Fields)]
+    settings = sorted(
+        declared(kind).values(),
+        key=lambda setting: -sum(setting.name not in names for names in ancestors),
+    )
     lines = ["\n\nFlags:"]
-    for name, setting in settings.items():
+    for setting in settings:
         known = f" ({' | '.join(setting.choices)})" if setting.choices else ""
-        lines += [f"  --{name}={setting.text(setting.default)}", f"      {setting.help}{known}"]
-    return "\n".join([*lines, "  --flagfile=FILE", "      a file of flags, one a line"])
+        lines.append(f"  --{setting.name}={setting.text(setting.default)}")
+        lines += textwrap.wrap(
+            setting.help + known, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT
+        )
+    return "\n".join([*lines, "  --flagfile=FILE", f"{INDENT}a file of flags, one a line"])
 
 
 class _Parser(flags.ArgumentParser):
