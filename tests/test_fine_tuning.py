@@ -77,10 +77,10 @@ def published(run, folder):
     ("architecture", "last", "batch_norm"),
     [
         ("VGG16", r"vgg16/block5_conv\d", "frozen"),
-        ("MobileNetV3Small", r"MobileNetV3Small/(expanded_conv_10_.*|conv_1.*)", "frozen"),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
             for each in (
+                ("MobileNetV3Small", r"MobileNetV3Small/(expanded_conv_10_.*|conv_1.*)", "frozen"),
                 ("ResNet50V2", r"resnet50v2/(conv5_block3_.*|post_bn)", "affine"),
                 ("EfficientNetV2B0", r"efficientnetv2-b0/(block6h_.*|top_.*)", "affine"),
                 (
@@ -122,6 +122,7 @@ def test_a_backbone_learns_in_two_phases_and_is_exported(tmp_path, architecture,
     assert exported == model.count_params()
 
 
+@pytest.mark.slow
 def test_lora_trains_a_small_part_of_vgg16_and_exports_a_plain_model(tmp_path):
     model = swapped("VGG16")
     plain = model.count_params()

@@ -312,6 +312,7 @@ def test_a_task_that_measures_by_the_images_gets_them(tmp_path):
     assert run.result["metrics"]["validation"]["brightness"] == pytest.approx(np.mean(images))
 
 
+@pytest.mark.slow
 def test_views_are_cached_and_cycled_through_like_uncached_ones(tmp_path):
     data = splits(transform=augmentation(flip=True, shift=0.3, colour=0.2))
     phases = three(epochs=5)[:2]
@@ -392,7 +393,13 @@ def test_a_fill_that_was_stopped_goes_on_with_what_is_missing(tmp_path):
     assert counts[:TRAIN].tolist() == [1] * TRAIN
 
 
-@pytest.mark.parametrize("steps", [3, 17], ids=["first phase", "second phase"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(3, id="first phase"),
+        pytest.param(17, marks=pytest.mark.slow, id="second phase"),
+    ],
+)
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch, cached, steps):
     monkeypatch.setattr(loop, "SECONDS_PER_CALL", 0)
     monkeypatch.setattr(run_checkpoints.Checkpoints, "due", lambda self: True)
