@@ -27,7 +27,7 @@ from tfbp.resuming.checkpoints import Checkpoints
 from tfbp.resuming.state import Position
 from tfbp.settings import Fields, field
 from tfbp.tasks.classification import Classification
-from tfbp.training import loop, optimizer
+from tfbp.training import batches, loop, optimizer
 from tfbp.training.phase import Phase
 
 CLASSES = tuple("abcdefghij")
@@ -147,9 +147,8 @@ def _by_turns(settings, model, images, checkpoints) -> dict[str, list[float]]:
         images,
         tf.distribute.get_strategy(),
         hooks,
+        batches.Batching(settings.batch_size),
         epochs=EPOCHS,
-        batch_size=settings.batch_size,
-        seed=0,
     )
     return seconds
 

@@ -92,12 +92,11 @@ def _ours(settings: Flags, folder: str) -> turns.Outcome:
     train, size = found[0], settings.batch_size
     in_epoch = batches.steps_per_epoch(train.size, size)
     steps = range(settings.epoch * in_epoch, (settings.epoch + 1) * in_epoch)
-    every = batches.training(
-        train, tf.distribute.get_strategy(), batch_size=size, steps=steps, seed=0
-    )
+    batching = batches.Batching(size)
+    every = batches.training(train, tf.distribute.get_strategy(), batching, steps)
     labels: list[np.ndarray] = []
     read = turns.seconds(lambda: labels.extend(y.numpy() for _, y, *_ in every))
-    due = train.targets[batches.indices(train.size, batch_size=size, steps=steps, seed=0)]
+    due = train.targets[batches.indices(train.size, batching, steps)]
     return {
         RATE: train.size / read,
         "made in, s": listed,

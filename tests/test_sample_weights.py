@@ -62,9 +62,8 @@ def test_weights_stay_with_their_examples_through_splits_and_batches():
         x, _ = part.read(np.arange(part.size))
         assert [weight_of[row.tobytes()] for row in x.numpy()] == part.weights.tolist()
     factors = np.array([1, 2, 3], np.float32)
-    read = batches.training(
-        splits.train, ONE, batch_size=5, steps=range(5), seed=3, class_weights=factors
-    )
+    batching = batches.Batching(5, seed=3, class_weights=factors)
+    read = batches.training(splits.train, ONE, batching, range(5))
     for x, y, weight, _ in read:
         expected = [weight_of[row.tobytes()] for row in x.numpy()] * factors[y.numpy()]
         np.testing.assert_array_equal(weight, expected)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfbp.caching.prefix import find
 from tfbp.data.examples import Examples
 from tfbp.modeling import freezing, keras_graph
-from tfbp.training import loop, optimizer
+from tfbp.training import batches, loop, optimizer
 from tfbp.training.phase import Phase
 from tfbp.workers import strategy as strategies
 
@@ -59,9 +59,8 @@ def test_the_loop_trains_on_features_and_what_watches_sees_the_whole_model(name)
             examples,
             strategy,
             loop.Hooks(keras.callbacks.CallbackList([Watch()], model=model)),
+            batches.Batching(5, seed=1),
             epochs=5,
-            batch_size=5,
-            seed=1,
         )
         assert done == 9
         assert all(watched is model for watched in seen)
@@ -91,7 +90,7 @@ def test_after_a_phase_the_model_is_its_own_as_before(tmp_path):
     examples, strategy = Examples.from_arrays(rows[0].numpy(), Y), tf.distribute.get_strategy()
     loop.build(learner, examples, strategy)
     hooks = loop.Hooks(keras.callbacks.CallbackList([], model=model))
-    loop.train(learner, examples, strategy, hooks, epochs=1, batch_size=6, seed=1)
+    loop.train(learner, examples, strategy, hooks, batches.Batching(6, seed=1), epochs=1)
     assert model.get_config() == config
     assert [id(layer) for layer in keras_graph.all_layers(model)] == owners
     assert model.losses == []

@@ -103,8 +103,10 @@ def test_plan_says_what_is_set_of_a_phase_and_how_long_it_would_take(call):
     code, out, _ = call("plan", "mine.py", "--time", "--accumulate=5", "--ema=0.9", "--epochs=1")
     assert code == 0
     # 96 examples in batches of 32, all of which make one update.
-    assert out.startswith("fit: 1 epochs, 3 steps, 1 updates, adam, constant rate, accumulate 5, ")
-    assert "ema 0.9" in out.splitlines()[0]
+    assert out.startswith(
+        "fit: 1 epochs, 3 steps, 1 updates, adam, constant rate, "
+        "accumulate 5 (the recipe's phase: 1), ema 0.9 (the recipe's phase: None)\n"
+    )
     assert re.fullmatch(
         r"about [\d.,]+ s with validation, and [\d,]+ MiB of main memory for all of the process so "
         r"far",

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import pathlib
 
 import keras
 import numpy as np
@@ -11,12 +10,10 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tfbp
-from tfbp import driver, recipe
+from tfbp import driver
 from tfbp.data.augmentation import augmentation
 from tfbp.data.examples import Examples, order
 from tfbp.data.splits import Splits
-from tfbp.errors import UserError
-from tfbp.running import same_run
 from tfbp.tasks.classification import Classification
 from tfbp.tasks.regression import Regression
 from tfbp.training.phase import Phase
@@ -225,18 +222,3 @@ def test_of_a_long_sequence_64_steps_are_logged_first_and_last_among_them():
     (row,) = driver.fit(model, splits, Regression(), [phase], tfbp.Settings(gradients=1)).history
     steps = [int(name.partition("/")[2]) for name in of(row, "input_gradient_norm")]
     assert len(steps) == 64 and (steps[0], steps[-1]) == (1, 90)
-
-
-# ---- the flag
-
-
-def test_a_run_is_the_same_run_whatever_it_logs():
-    module = recipe.load("linear_regression", pathlib.Path(__file__).parents[2] / "recipes")
-    asked = [same_run.of_recipe(module, module.Config(gradients=number)) for number in (0, 7)]
-    assert asked[0] == asked[1]
-
-
-@pytest.mark.parametrize("wrong", [-1, 2.5])
-def test_a_number_that_is_none_is_refused(wrong):
-    with pytest.raises(UserError, match="`gradients` must be zero or a positive whole number"):
-        fit(gradients=wrong)

@@ -69,7 +69,7 @@ def test_the_weights_of_another_architecture_are_refused(tmp_path, widths, kind)
         write_run(heads.swap_head(other, 3, preprocess=None), path)
     else:
         write_run(other, path)
-    load = backbones.load_weights if kind == "run_whole" else backbones.load
+    load = backbones.load_weights if kind == "run_whole" else backbones.load_backbone_weights
     with pytest.raises(UserError, match="`weights` must hold the weights of 'tiny'") as caught:
         load(network(), str(path))
     assert repr(str(path)) in str(caught.value)

@@ -205,7 +205,7 @@ def test_a_recurrent_layer_has_one_path_and_each_direction_of_two():
     model = models.chain(
         (5, 4),
         layers.LSTM(3, return_sequences=True, name="lstm"),
-        layers.Bidirectional(layers.GRU(3), name="both"),
+        layers.Bidirectional(layers.GRU(3, name="gru"), name="both"),
     )
     assert list(paths.with_weights(model)) == ["lstm", "both/forward_gru", "both/backward_gru"]
 

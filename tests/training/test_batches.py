@@ -17,14 +17,15 @@ def numbered(size):
     return Examples.from_arrays(x, 2 * x)
 
 
-def read(examples, where=ONE, **settings):
+def read(examples, where=ONE, *, steps, **settings):
     """Returns for each step the replicas' (x, y, weight, share), as arrays."""
+    batching = batches.Batching(**settings)
     return [
         [
             tuple(part.numpy() for part in parts)
             for parts in zip(*map(where.experimental_local_results, batch), strict=True)
         ]
-        for batch in batches.training(examples, where, **settings)
+        for batch in batches.training(examples, where, batching, steps)
     ]
 
 
@@ -57,11 +58,11 @@ def test_a_run_that_goes_on_reads_what_it_would_have_read():
 
 
 def test_the_indices_of_steps_are_those_of_the_examples_that_they_read():
-    settings = {"batch_size": 4, "steps": range(2, 8), "seed": 3}
+    steps, batching = range(2, 8), batches.Batching(4, seed=3)
     for where in (ONE, strategy.resolve("mirrored")):
-        steps = read(numbered(10), where, **settings)
-        expected = np.concatenate([indices(each) for each in steps])
-        np.testing.assert_array_equal(batches.indices(10, **settings), expected)
+        found = read(numbered(10), where, steps=steps, batch_size=4, seed=3)
+        expected = np.concatenate([indices(each) for each in found])
+        np.testing.assert_array_equal(batches.indices(10, batching, steps), expected)
 
 
 def test_two_replicas_share_out_each_global_batch():
@@ -79,7 +80,7 @@ def test_two_replicas_share_out_each_global_batch():
 
 @pytest.mark.parametrize(("count", "replicas"), [(1, 3), (2, 3), (3, 5), (4, 5), (7, 3)])
 def test_what_all_replicas_read_is_the_batch_and_empty_slices_read_all_of_it(count, replicas):
-    reader = batches.reader(numbered(count), batch_size=count, seed=2)
+    reader = batches.reader(numbered(count), batches.Batching(count, seed=2))
     step, every = tf.constant(0, tf.int64), tf.constant(replicas, tf.int64)
     read = [reader(step, tf.constant(i, tf.int64), every) for i in range(replicas)]
     weighing = np.concatenate([x.numpy().ravel() for x, _, _, share in read if share > 0])
@@ -164,7 +165,7 @@ def test_small_rows_are_read_in_place_like_those_of_a_dataset():
 
 def test_rows_are_read_in_place_only_where_that_is_a_copy():
     def in_place(examples, where=ONE, batch_size=4):
-        found = batches.training(examples, where, batch_size=batch_size, steps=range(1), seed=0)
+        found = batches.training(examples, where, batches.Batching(batch_size), range(1))
         return isinstance(found, batches._InPlace)
 
     examples = numbered(10)
@@ -177,7 +178,7 @@ def test_rows_are_read_in_place_only_where_that_is_a_copy():
 
 
 def test_each_pass_over_rows_in_place_begins_anew():
-    found = batches.training(numbered(10), ONE, batch_size=4, steps=range(1, 4), seed=0)
+    found = batches.training(numbered(10), ONE, batches.Batching(4), range(1, 4))
     first, second = ([x.numpy() for x, *_ in found] for _ in range(2))
     assert len(first) == 3
     np.testing.assert_array_equal(np.concatenate(first), np.concatenate(second))

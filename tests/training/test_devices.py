@@ -100,9 +100,8 @@ def train(
         data,
         where,
         hooks,
+        batches.Batching(batch_size, seed=1, accumulate=phase.accumulate),
         epochs=2,
-        batch_size=batch_size,
-        seed=1,
         start=start[0].step if start else 0,
         on_nan="stop" if spoilt is None else "skip",
     )
@@ -174,7 +173,7 @@ def test_a_run_on_two_devices_goes_on_from_inside_an_epoch_to_the_same_end(tmp_p
 def test_it_trains_on_both_devices():
     where = strategy.resolve("mirrored")
     assert where.num_replicas_in_sync == 2
-    slices = iter(batches.training(examples(6), where, batch_size=5, steps=range(2), seed=0))
+    slices = iter(batches.training(examples(6), where, batches.Batching(5), range(2)))
     sizes = [
         [part.shape[0] for part in where.experimental_local_results(next(slices)[0])]
         for _ in range(2)

@@ -99,9 +99,8 @@ def train(
         examples,
         ONE,
         hooks,
+        batches.Batching(batch_size, 5, phase.accumulate, settings.pop("class_weights", None)),
         epochs=epochs,
-        batch_size=batch_size,
-        seed=5,
         **settings,
     )
     return log

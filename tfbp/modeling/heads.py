@@ -1,7 +1,8 @@
 """A new head on a backbone, with the backbone's own preprocessing inside the model."""
 
+import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 
 import keras
 
@@ -62,7 +63,10 @@ def swap_head(
             does not know, that still has its classifier, or whose output is neither features nor a
             feature map.
     """
-    width = classes if isinstance(classes, int) else len(classes or ())
+    if isinstance(classes, numbers.Integral):
+        width = int(classes)
+    else:
+        width = len(classes) if isinstance(classes, Sized) else 0
     if width < 2:
         raise mistake("classes", "must be at least 2", classes)
     if not 0 <= dropout < 1:

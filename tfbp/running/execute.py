@@ -133,7 +133,7 @@ def _claimed(
 def _finish(run: Run, accepted: list[dict[str, str]], exports: pathlib.Path | None) -> None:
     """Exports the model, where it is to be, and writes what remains of a run that has ended."""
     if run.recipe:
-        made_by = {"recipe": run.recipe, "flags": run.settings.counting("run")}
+        made_by = {"recipe": pathlib.Path(run.recipe).stem, "flags": run.settings.counting("run")}
         run.result = made_by | run.result
     run.result["accepted"] = accepted
     if exports:

@@ -16,14 +16,13 @@ from absl import logging
 from tfbp.caching.cache import FeatureCache, PhaseInputs
 from tfbp.gradients.flow import GradientFlow
 from tfbp.modeling import freezing, keras_graph
-from tfbp.reporting.history import History, Rows
-from tfbp.reporting.progress import Count, Progress
-from tfbp.reporting.tensorboard import TensorBoard
+from tfbp.reporting.progress import Count
 from tfbp.resuming import callbacks as callback_state
 from tfbp.resuming import state as run_state
 from tfbp.resuming.checkpoints import Checkpoints
 from tfbp.resuming.state import Position, State
 from tfbp.running import directory as run_directory
+from tfbp.running import phase_callbacks
 from tfbp.running.run import Run
 from tfbp.training import batches, loop, optimizer
 from tfbp.training import proof as proving
@@ -210,10 +209,26 @@ class PhaseTraining(loop.Hooks):
                 self._frozen, self._phase.early_stopping, position.early_stopping, best
             )
         self._steps = batches.steps_per_epoch(run.splits.train.size, run.batch_size)
-        self._flow = self._gradient_flow() if run.settings.gradients else None
+        self._batching = batches.Batching(
+            run.batch_size,
+            run.settings.seed,
+            self._phase.accumulate,
+            run.task.class_weights_for(run.splits.train),
+        )
+        self._flow: GradientFlow | None = None
+        if run.settings.gradients:
+            self._flow = phase_callbacks.gradient_flow(run, self._phase, self._batching)
         # How many steps share a call depends on the machine: who acts on them sees each update.
         watch = 1 if any(map(loop.acts_on_batches, training.callbacks)) else run.settings.gradients
-        super().__init__(self._callbacks(), watch)
+        own = phase_callbacks.own(run, position.phase, self._steps, self._flow)
+        callbacks = keras.callbacks.CallbackList(
+            [*own, *training.callbacks],
+            model=run.model,
+            epochs=self._phase.epochs,
+            steps=self._steps,
+            verbose=0,
+        )
+        super().__init__(callbacks, watch)
 
     def train(self) -> Position:
         """Trains the phase; returns the position behind it, which has been saved."""
@@ -235,11 +250,9 @@ class PhaseTraining(loop.Hooks):
                 self.inputs.train,
                 run.strategy,
                 self,
+                self._batching,
                 epochs=self._phase.epochs,
-                batch_size=run.batch_size,
-                seed=run.settings.seed,
                 start=self._position.step,
-                class_weights=run.task.class_weights_for(run.splits.train),
                 on_nan=run.settings.on_nan,
             )
         except loop.Diverged as error:
@@ -347,43 +360,6 @@ class PhaseTraining(loop.Hooks):
         if checkpoints:
             checkpoints.save(run.model, behind, callbacks=arrays)
         return behind
-
-    def _callbacks(self) -> keras.callbacks.CallbackList:
-        run, phase, number = self._run, self._phase, self._position.phase + 1
-        own: list[keras.callbacks.Callback] = [Rows(phase.name, run.history)]
-        if self._flow:
-            own.append(self._flow)
-        if run.directory and run.workers.is_chief:
-            own.append(History(run.directory / run_directory.HISTORY, run.history))
-            own.append(TensorBoard(run.directory / run_directory.TENSORBOARD / phase.name))
-        if run.workers.is_chief:
-            own.append(Progress(phase.name, number, len(run.phases), phase.epochs, self._steps))
-        every = [*own, *self._training.callbacks]
-        return keras.callbacks.CallbackList(
-            every, model=run.model, epochs=phase.epochs, steps=self._steps, verbose=0
-        )
-
-    def _gradient_flow(self) -> GradientFlow:
-        run, phase = self._run, self._phase
-        class_weights = run.task.class_weights_for(run.splits.train)
-        folder = None
-        if run.directory and run.workers.is_chief:
-            folder = run.directory / run_directory.TENSORBOARD / phase.name
-        return GradientFlow(
-            phase,
-            run.settings.gradients,
-            read=batches.reader(
-                run.splits.train,
-                batch_size=run.batch_size,
-                seed=run.settings.seed,
-                accumulate=phase.accumulate,
-                class_weights=class_weights,
-            ),
-            loss=run.task.loss(),
-            strategy=run.strategy,
-            rows=run.history,
-            folder=folder,
-        )
 
 
 def _warn_of_statistics(run: Run, frozen: freezing.Frozen) -> None:

@@ -207,9 +207,8 @@ def _estimate(run: Run, phase: Phase) -> Cost:
         splits.train,
         run.strategy,
         loop.Hooks(keras.callbacks.CallbackList([timer], model=run.model)),
+        batches.Batching(batch_size, accumulate=phase.accumulate),
         epochs=1 + TIMED,  # where an epoch is but one step, the timer has as many as it needs
-        batch_size=batch_size,
-        seed=0,
     )
     steps = phase.epochs * batches.steps_per_epoch(splits.train.size, batch_size)
     seconds = timer.first + max(0, steps - timer.traced) * timer.seconds / timer.steps

@@ -27,7 +27,7 @@ def identity(run: Run) -> dict[str, Any]:
         "phases": [dataclasses.asdict(phase) for phase in run.phases],
         "task": type(run.task).__name__,
         "loss": run.task.loss().get_config(),
-        "loss_class_weights": None if weights is None else weights.tolist(),
+        "weighing": {"class_weights": None if weights is None else weights.tolist()},
     }
     return json.loads(json.dumps(made_of))  # as it comes back from a file
 

@@ -4,6 +4,7 @@ A batch is a pure function of its step, so that a run resumes anywhere in O(1) a
 replicas sees the same global batches.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Self
@@ -29,15 +30,28 @@ def updates_per_epoch(size: int, batch_size: int, accumulate: int) -> int:
     return math.ceil(steps_per_epoch(size, batch_size) / accumulate)
 
 
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """Which examples make which batch of a phase, and how much each counts.
+
+    Whoever needs to know (the loop, the log of gradients, a message that names examples) is given
+    the same object, so that they agree.
+
+    Attributes:
+        batch_size: examples per global batch.
+        seed: of the order of each epoch, and of augmentation.
+        accumulate: batches of one update; an epoch's last update has those that are left.
+        class_weights: float32 [classes], for labels that are scalars; None: all weigh 1.
+    """
+
+    batch_size: int
+    seed: int = 0
+    accumulate: int = 1
+    class_weights: np.ndarray | None = None
+
+
 def training(
-    examples: Examples,
-    strategy: tf.distribute.Strategy,
-    *,
-    batch_size: int,
-    steps: range,
-    seed: int,
-    accumulate: int = 1,
-    class_weights: np.ndarray | None = None,
+    examples: Examples, strategy: tf.distribute.Strategy, batching: Batching, steps: range
 ) -> Iterable[Any]:
     """Returns the batches of `steps`, counted from the start of the phase.
 
@@ -48,35 +62,20 @@ def training(
       in for an empty slice;
     - the factor, a float32 scalar, by which the mean over replicas of their means, summed over the
       batches of an update, becomes the mean of all examples of the update.
-
-    Args:
-        accumulate: batches of one update; an epoch's last update has those that are left.
-        class_weights: float32 [classes], for labels that are scalars; None: all weigh 1.
     """
-    read = reader(
-        examples,
-        batch_size=batch_size,
-        seed=seed,
-        accumulate=accumulate,
-        class_weights=class_weights,
-    )
-    if _at_once(examples, strategy, batch_size):
+    read = reader(examples, batching)
+    if _at_once(examples, strategy, batching.batch_size):
         return _InPlace(steps, read)
     return _distribute(strategy, steps, read)
 
 
-def reader(
-    examples: Examples,
-    *,
-    batch_size: int,
-    seed: int,
-    accumulate: int = 1,
-    class_weights: np.ndarray | None = None,
-) -> Callable:
+def reader(examples: Examples, batching: Batching) -> Callable:
     """Returns a graph function from (step, replica, replicas) to the replica's part of the step's
     batch: see `training`. Step and replica are int64 scalars.
     """
-    size, epoch_steps = examples.size, steps_per_epoch(examples.size, batch_size)
+    size, batch_size, seed = examples.size, batching.batch_size, batching.seed
+    accumulate, class_weights = batching.accumulate, batching.class_weights
+    epoch_steps = steps_per_epoch(size, batch_size)
     target = examples.spec[1]
     # Keras multiplies the weights with losses of their rank: one for each index, or each vector.
     inner = [1] * (target.shape.rank if target.dtype.is_integer else target.shape.rank - 1)
@@ -106,14 +105,14 @@ def reader(
     return read
 
 
-def indices(size: int, *, batch_size: int, steps: range, seed: int) -> np.ndarray:
+def indices(size: int, batching: Batching, steps: range) -> np.ndarray:
     """Returns the indices, int64 [n], of the examples that `training` reads in `steps`."""
-    parts = []
+    parts, batch_size = [], batching.batch_size
     for step in steps:
         epoch, low, high = _slice(
             tf.constant(step, tf.int64), steps_per_epoch(size, batch_size), size, batch_size, 0, 1
         )
-        parts.append(order(tf.range(low, high), size, seed, epoch).numpy())
+        parts.append(order(tf.range(low, high), size, batching.seed, epoch).numpy())
     return np.concatenate(parts)
 
 

@@ -64,19 +64,16 @@ def train(
     examples: Examples,
     strategy: tf.distribute.Strategy,
     hooks: Hooks,
+    batching: batches.Batching,
     *,
     epochs: int,
-    batch_size: int,
-    seed: int,
     start: int = 0,
-    class_weights: np.ndarray | None = None,
     on_nan: str = "stop",
 ) -> int:
     """Trains a model that is compiled with `tfbp.training.update.Update`, and built.
 
     Args:
         start: steps of the phase that are done already, with their state in the model.
-        class_weights: float32 [classes], by which the loss of an example counts; None: all alike.
         on_nan: "stop" at the first step whose loss is not finite; or "skip": an update whose loss
             or gradients are not finite changes nothing, in the weights, the statistics, the
             optimizer, the metrics or the random seeds, but counts in `model.optimizer.skipped`.
@@ -88,25 +85,15 @@ def train(
     Raises:
         Diverged: the loss is NaN or infinite; or the tenth update of the phase has been skipped.
     """
-    accumulate, skipping = model.optimizer.accumulate, on_nan == "skip"
-    in_epoch = batches.steps_per_epoch(examples.size, batch_size)
-    updates = batches.updates_per_epoch(examples.size, batch_size, accumulate)
+    accumulate, skipping = batching.accumulate, on_nan == "skip"
+    in_epoch = batches.steps_per_epoch(examples.size, batching.batch_size)
+    updates = batches.updates_per_epoch(examples.size, batching.batch_size, accumulate)
     total, done, limit = epochs * in_epoch, start, 1
     if skipping:
         with strategy.scope():
             model.optimizer.skip_not_finite()
     steps, processes = _compile(model, strategy, skipping), workers.of(strategy)
-    iterator = iter(
-        batches.training(
-            examples,
-            strategy,
-            batch_size=batch_size,
-            steps=range(start, total),
-            seed=seed,
-            accumulate=accumulate,
-            class_weights=class_weights,
-        )
-    )
+    iterator = iter(batches.training(examples, strategy, batching, range(start, total)))
     model.stop_training = False
     hooks.callbacks.on_train_begin()
     if start % in_epoch and start < total:
@@ -130,7 +117,7 @@ def train(
         if not finite:
             first = last // accumulate * accumulate if skipping else last
             affected = range(epoch * in_epoch + first, done)
-            named = _named(examples, affected, batch_size=batch_size, seed=seed)
+            named = _named(examples, batching, affected)
             where = f"at epoch {epoch + 1}, step {last + 1}, of the examples {named}"
             logs = _after_not_finite(model, logs, where, skipping)
         hooks.callbacks.on_train_batch_end(last, logs)
@@ -172,9 +159,9 @@ def acts_on_batches(callback: keras.callbacks.Callback) -> bool:
     )
 
 
-def _named(examples: Examples, steps: range, *, batch_size: int, seed: int) -> str:
+def _named(examples: Examples, batching: batches.Batching, steps: range) -> str:
     """Names the first examples of some steps, by their indices and names."""
-    chosen = batches.indices(examples.size, batch_size=batch_size, steps=steps, seed=seed)
+    chosen = batches.indices(examples.size, batching, steps)
     shown = ", ".join(f"{index} ({examples.name(index)})" for index in chosen[:NAMED])
     return shown if len(chosen) <= NAMED else f"{shown}, …"
 
