@@ -1,7 +1,7 @@
 """From examples to a verified export: the composition of all other parts.
 
-`fit` and `run` build a run, and `tfbp.running.execute` makes it whole:
-audit → for each phase: freeze, compile, train, prove (`tfbp.running.phases`) → evaluate → export
+`fit` and `run` build a run. `tfbp.running.execute` makes it whole, and `tfbp.running.phases` takes
+it through its phases.
 """
 
 import os

@@ -76,14 +76,14 @@ def check(path: str | os.PathLike, identity: dict) -> None:
     if there is not None and same_recipe and there.keys() != identity.keys():
         raise UserError(
             "`workdir` holds a run that another version of tfbp began. "
-            f"Received: {str(path)!r}. Give another directory, or `--restart` to begin anew and "
-            "keep the old run beside."
+            f"Received: {str(path)!r}. Give another directory, or `restart` (`--restart`) to begin "
+            "anew and keep the old run beside."
         )
     if there is not None and there != identity:
         raise UserError(
             f"`workdir` holds another run, which differs in {_difference(there, identity)}. "
-            f"Received: {str(path)!r}. Give another directory, or `--restart` to begin anew and "
-            "keep the old run beside."
+            f"Received: {str(path)!r}. Give another directory, or `restart` (`--restart`) to begin "
+            "anew and keep the old run beside."
         )
 
 
