@@ -68,8 +68,7 @@ def published(run, folder):
     version = pathlib.Path(run.export(str(folder)))
     parity = json.loads((version / "assets.extra" / "tfbp.json").read_text())["parity"]
     variables = tf.train.list_variables(str(version / "variables" / "variables"))
-    # Keras writes each variable under a second key too.
-    shapes = [shape for name, shape in variables if name.startswith("_all_variables/")]
+    shapes = [shape for name, shape in variables if name.startswith("saved_variables/")]
     return parity, sum(int(np.prod(shape)) for shape in shapes)
 
 

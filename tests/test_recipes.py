@@ -112,13 +112,8 @@ def shown(saved_model):
     """
     with contextlib.redirect_stdout(io.StringIO()) as out:
         saved_model_cli._show_all(str(saved_model))
-    text = re.sub(
-        r"(?<=ops: \{).*(?=\})", lambda ops: ", ".join(sorted(ops[0].split(", "))), out.getvalue()
-    )
     return re.sub(
-        r"(?:( +)Named Argument #\d+\n.*\n)+",
-        lambda block: "".join(f"{block[1]}{name}\n" for name in sorted(block[0].split()[3::4])),
-        text,
+        r"(?<=ops: \{).*(?=\})", lambda ops: ", ".join(sorted(ops[0].split(", "))), out.getvalue()
     )
 
 
