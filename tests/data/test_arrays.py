@@ -45,7 +45,7 @@ def with_entry(array, position, value):
         (X, np.array(["a", "b", "a", "b", "a", "bb"]), ["a", "b"], r"row 5\). Received: 'bb'"),
         (X, np.ones((6, 2), int), None, "or one-hot rows"),
         (X, Y + 0.5, ["a", "b"], r"whole labels, .* Received: '0.5 \(row 0\)'"),
-        (np.array(["one"] * 6), Y, None, "`x` must be numbers"),
+        (np.array([["one", 1]] * 6, object), Y, None, r"`x` must be numbers \(row 0, column 0\)"),
         ([[1], [1, 2]], [0, 1], None, "one shape"),
         (1.0, 1, None, "one row for each example"),
     ],

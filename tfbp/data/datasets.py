@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tfbp.data import structures
 from tfbp.data.precision import content_hashes
 from tfbp.errors import UserError, mistake
 
@@ -18,13 +20,13 @@ _FIRST_LOOK = 1024
 # Seconds between two lines that count.
 _SECONDS = 10.0
 
-Arrays = tuple[np.ndarray, ...]
+# (x, y) or (x, y, weight), of structures of arrays.
+Arrays = tuple[Any, ...]
 
 
-def read(
-    dataset: tf.data.Dataset, at_most: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Reads all x, all y and all weights, if there are any, of a finite dataset, single or batched.
+def read(dataset: tf.data.Dataset, at_most: int | None = None) -> tuple[Any, Any, Any]:
+    """Reads all x, all y and all weights, None where there are none, of a finite dataset, single or
+    batched. x and y may be structures.
 
     A dataset that does not say its size, like one from a Python generator, is counted while it is
     read, and may hold 100,000 examples or 4 GiB.
@@ -41,8 +43,9 @@ def read(
         raise mistake("dataset", "must be a tf.data.Dataset", dataset)
     spec = dataset.element_spec
     known = isinstance(spec, tuple) and len(spec) in (2, 3)
-    if not known or not all(isinstance(item, tf.TensorSpec) for item in spec):
-        raise mistake("dataset", "must yield tensors (x, y) or (x, y, weight)", spec)
+    if not known or not all(isinstance(item, tf.TensorSpec) for item in tf.nest.flatten(spec)):
+        rule = "must yield tensors (x, y) or (x, y, weight), x and y also dicts or tuples of them"
+        raise mistake("dataset", rule, spec)
     cardinality = int(dataset.cardinality())
     if cardinality == tf.data.INFINITE_CARDINALITY:
         raise mistake("dataset", "must be finite", "an infinite one (`repeat`?)")
@@ -55,7 +58,7 @@ def read(
         every = list(batches)
         if not every:
             raise mistake("dataset", "must hold at least one example", "an empty one")
-        x, y, *weights = (np.concatenate(parts) for parts in zip(*every, strict=True))
+        x, y, *weights = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *every)
     except (tf.errors.InvalidArgumentError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -71,7 +74,8 @@ def _bounded(batches: Iterator[Arrays], at_most: int | None) -> Iterator[Arrays]
     for arrays in batches:
         yield arrays
         x = arrays[0]
-        count, size = count + len(x), size + sum(array.nbytes for array in arrays)
+        count += structures.size(x)
+        size += sum(array.nbytes for array in tf.nest.flatten(arrays))
         if count > (MOST if at_most is None else at_most) or (
             at_most is None and size > _MOST_BYTES
         ):
@@ -96,14 +100,15 @@ def _bounded(batches: Iterator[Arrays], at_most: int | None) -> Iterator[Arrays]
             clock = time.monotonic()
 
 
-def _is_batched(x: tf.TensorSpec, y: tf.TensorSpec) -> bool:
-    if x.shape.rank is None or y.shape.rank is None:
+def _is_batched(x: Any, y: Any) -> bool:
+    shapes = [spec.shape for spec in tf.nest.flatten((x, y))]
+    if any(shape.rank is None for shape in shapes):
         raise mistake("dataset", "must yield tensors of known rank", (x, y))
-    if x.shape.rank == 0 or y.shape.rank == 0:
+    if any(shape.rank == 0 for shape in shapes):
         return False
-    if x.shape[0] is None and y.shape[0] is None:
-        return True
-    if x.shape[0] == y.shape[0] and not y.dtype.is_integer:
+    sizes = {shape[0] for shape in shapes}
+    labels = all(spec.dtype.is_integer for spec in tf.nest.flatten(y))
+    if len(sizes) == 1 and None not in sizes and not labels:
         # Vectors of k features with k values look just like batches of k numbers.
         raise mistake("dataset", "must say what it yields: `unbatch` it", (x, y))
-    return x.shape[0] == y.shape[0]
+    return len(sizes) == 1

@@ -17,15 +17,16 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfbp import fingerprint
-from tfbp.data import arrays, labels
+from tfbp.data import arrays, labels, structures
 from tfbp.data.precision import content_hashes
 from tfbp.errors import mistake
 
 # The preparation of rows that are read as they are held.
 _ROWS = "rows"
 
-Batch = tuple[tf.Tensor, tf.Tensor]
-Transform = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+# x and y, each a tensor or a structure of tensors.
+Batch = tuple[Any, Any]
+Transform = Callable[[Any, tf.Tensor], Any]
 
 
 class Examples:
@@ -34,13 +35,14 @@ class Examples:
     An example is a pair (x, y). x is an image (float32 [height, width, channels], 0 to 255), a
     vector (float32 [features]; int32 or int64 where float32 would round) or tokens (int32 [steps]).
     y is a label (int64 []), values (float32 [k]) or, for text, the tokens that follow (int32
-    [steps], or [] for the last alone).
+    [steps], or [] for the last alone). Either may be a structure of such tensors (dicts and tuples,
+    nested), in which x may hold text, bool, int32 and int64 too: see `structures`.
 
     Attributes:
         size: number of examples.
-        spec: the `tf.TensorSpec`s of x and y of one example.
+        spec: the `tf.TensorSpec`s of x and y of one example, each a structure of them.
         hashes: [size], dtype "S64": hex SHA-256 of each example's content. Equal hashes, equal x.
-        targets: all y, [size, …].
+        targets: all y, [size, …], or a structure of them.
         weights: float32 [size]: how much each example counts in the loss that is trained with;
             None: all alike.
         characters_per_token: for text, how many characters of it one token stands for; else None.
@@ -55,9 +57,9 @@ class Examples:
         self,
         read: Callable[[tf.Tensor], Batch],
         *,
-        spec: tuple[tf.TensorSpec, tf.TensorSpec],
+        spec: tuple[Any, Any],
         hashes: np.ndarray,
-        targets: np.ndarray,
+        targets: Any,
         name: Callable[[int], str] = "row {}".format,
         characters_per_token: float | None = None,
         columns: tuple[str, ...] | None = None,
@@ -91,8 +93,8 @@ class Examples:
     @classmethod
     def from_arrays(
         cls,
-        x: np.ndarray,
-        y: np.ndarray,
+        x: Any,
+        y: Any,
         *,
         name: Callable[[int], str] = "row {}".format,
         columns: Sequence[str] | None = None,
@@ -105,6 +107,7 @@ class Examples:
             x: numbers [size, …]; [size] becomes [size, 1]. They are held as `precision.narrow`
                 says; their identity, in `hashes`, is that of the numbers as given.
             y: whole numbers [size] are labels; floats [size, k] or [size] are values.
+            x and y may be structures of arrays: see `arrays.inputs` and `arrays.targets`.
             name: what an error calls the example of an index.
             columns, values: see the attributes.
             weights: numbers [size] of at least 0, not all 0: see the attributes.
@@ -115,18 +118,19 @@ class Examples:
         if columns is not None:
             labels.check_text("columns", columns)
         (x, given), y = arrays.inputs(x, columns), arrays.targets(y)
-        if len(x) != len(y):
-            raise mistake("y", f"must have one row for each of the {len(x)} rows of `x`", len(y))
+        structures.check_sizes("y", y, ("x", x))
         arrays.check_names("columns", columns, x)
         arrays.check_names("values", values, y)
-        dtype = tf.float32 if x.dtype == np.uint8 else tf.as_dtype(x.dtype)
+        spec = structures.each(_spec, (x, y))
         with tf.device("CPU:0"):  # a batch travels to the device, not the whole set
-            all_x, all_y = tf.constant(x), tf.constant(y)
+            held = structures.each(tf.constant, (x, y))
 
         def read(indices: tf.Tensor) -> Batch:
-            return tf.cast(tf.gather(all_x, indices), dtype), tf.gather(all_y, indices)
+            def row(array: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+                return tf.cast(tf.gather(array, indices), spec.dtype)
 
-        spec = (tf.TensorSpec(x.shape[1:], dtype), tf.TensorSpec(y.shape[1:], y.dtype))
+            return structures.each(row, held, spec)
+
         return cls(
             read,
             spec=spec,
@@ -136,14 +140,13 @@ class Examples:
             columns=None if columns is None else tuple(columns),
             values=None if values is None else tuple(values),
             preparation=_ROWS,
-            weights=None if weights is None else arrays.weights(weights, len(x)),
+            weights=None if weights is None else arrays.weights(weights, structures.size(x)),
         )
 
     @property
     def labels(self) -> np.ndarray | None:
         """int64 [size]: the class of each example; None unless y is a class index."""
-        is_label = self.targets.dtype == np.int64 and self.targets.ndim == 1
-        return self.targets if is_label else None
+        return self.targets if labels.is_label(self.targets) else None
 
     @property
     def in_memory(self) -> bool:
@@ -153,8 +156,13 @@ class Examples:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 over shapes, contents, targets and weights, in order."""
-        shapes = repr([(item.shape.as_list(), item.dtype.name) for item in self.spec])
-        parts = [shapes, fingerprint.of_array(self.hashes), fingerprint.of_array(self.targets)]
+        shapes = [
+            (leaf.shape.as_list(), leaf.dtype.name, *([(part, *path)] if path else []))
+            for part, spec in zip("xy", self.spec, strict=True)
+            for path, leaf in structures.leaves(spec).items()
+        ]
+        held = [self.hashes, *structures.leaves(self.targets).values()]
+        parts = [repr(shapes), *map(fingerprint.of_array, held)]
         if self.weights is not None:
             parts.append(fingerprint.of_array(self.weights))
         return fingerprint.of_bytes(*(part.encode() for part in parts))
@@ -189,7 +197,7 @@ class Examples:
         if self.views:
             epochs %= self.views
 
-        def augment(one: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        def augment(one: tuple[Any, tf.Tensor, tf.Tensor]) -> Any:
             example, index, epoch = one
             root = tf.stack([tf.cast(seed, tf.int64), epoch])
             return transform(example, tf.random.experimental.stateless_fold_in(root, index))
@@ -208,7 +216,7 @@ class Examples:
         return self._with(
             read=lambda chosen: self._read(tf.gather(rows, chosen)),
             hashes=self.hashes[indices],
-            targets=self.targets[indices],
+            targets=structures.take(self.targets, indices),
             weights=None if self.weights is None else self.weights[indices],
             name=lambda index: self._name(int(indices[index])),
         )
@@ -228,8 +236,8 @@ class Examples:
                 seed = tf.TensorSpec([2], tf.int64)
                 tf.function(transform).get_concrete_function(self.spec[0], seed)
             except (TypeError, ValueError) as error:
-                shape = list(self.spec[0].shape)
-                rule = f"must take the examples, which have the shape {shape}"
+                shape = structures.described(self.spec[0])
+                rule = f"must take the examples, which are {shape}"
                 raise mistake("transform", rule, transform) from error
         examples = self._with()
         examples._transform = transform
@@ -241,8 +249,8 @@ class Examples:
 
     def mapped(
         self,
-        function: Callable[[tf.Tensor], tf.Tensor],
-        spec: tf.TensorSpec,
+        function: Callable[[Any], Any],
+        spec: Any,
         *,
         preparation: str | None = None,
     ) -> "Examples":
@@ -285,6 +293,12 @@ class Examples:
         examples = Examples(**{**current, **changes})
         examples._transform = self._transform
         return examples
+
+
+def _spec(array: np.ndarray) -> tf.TensorSpec:
+    """The type of a row as it is read: images in bytes are float32."""
+    dtype = tf.float32 if array.dtype == np.uint8 else tf.as_dtype(array.dtype)
+    return tf.TensorSpec(array.shape[1:], dtype)
 
 
 def order(

@@ -1,17 +1,54 @@
 """Labels as users hand them in: whole numbers, names, or one-hot rows; and the names of classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tfbp.data import missing
+from tfbp.data import missing, structures
 from tfbp.data.numbers import unboxed
 from tfbp.errors import UserError, mistake
 
 Classes = Sequence[str] | Sequence[int]
+# Class names in label order; of several outputs, by the names of these.
+Names = tuple[str, ...] | dict[str, tuple[str, ...]]
 
 
-def separate(labels: object, classes: Classes | None) -> tuple[np.ndarray, tuple[str, ...] | None]:
+def separate_each(
+    y: object, classes: Classes | Mapping[str, Classes] | None
+) -> tuple[Any, Names | None]:
+    """Separates labels and class names of an array, or of each array of a structure, whose class
+    names go by the names of the arrays (`structures.joined`).
+
+    Raises:
+        tfbp.UserError: as `separate`, or there are `classes` for something else than the arrays.
+    """
+    of_each: dict[str, Classes] = dict(classes) if isinstance(classes, Mapping) else {}
+    found: dict[str, tuple[str, ...]] = {}
+
+    def separated(path: structures.Path, leaf: object) -> np.ndarray:
+        name = structures.joined(path)
+        given: Any = of_each.pop(name, None) if path else classes
+        targets, names = separate(leaf, given, structures.named("y", path))
+        if names is not None:
+            found[name] = names
+        return targets
+
+    if not structures.is_nested(y) and isinstance(classes, Mapping):
+        raise mistake("classes", "must be a list, as `y` is one array", classes)
+    targets = structures.of_user("y", y, separated)
+    if not structures.is_nested(targets):
+        return targets, found.get("")
+    if of_each or not isinstance(classes, Mapping | None):
+        known = [structures.joined(path) for path in structures.leaves(targets)]
+        received = next(iter(of_each), classes)
+        raise mistake("classes", "must be by the name of the labels in `y`", received, known)
+    return targets, found or None
+
+
+def separate(
+    labels: object, classes: Classes | None, argument: str = "y"
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """Separates labels and class names.
 
     Names, [size] or [size, 1], become their positions in `classes`; without `classes` the names are
@@ -24,15 +61,15 @@ def separate(labels: object, classes: Classes | None) -> tuple[np.ndarray, tuple
         tfbp.UserError: a label is missing or is not among `classes`, a name cannot be written as
             UTF-8, or there are `classes` and the labels are fractions.
     """
-    y = refuse_missing(labels, [] if classes is None else list(map(str, classes)))
+    y = refuse_missing(labels, [] if classes is None else list(map(str, classes)), argument)
     if y.dtype.kind == "O" and not any(isinstance(value, (str, bytes)) for value in y.flat):
-        y = unboxed("y", y)
+        y = unboxed(argument, y)
     if y.ndim == 2 and y.shape[1] == 1 and (y.dtype.kind != "f" or classes is not None):
         y = y[:, 0]
     if is_one_hot(y) and (y.dtype.kind != "f" or classes is not None):
         y = y.argmax(axis=1)
     if y.dtype.kind in "SUOT":
-        return _by_name(y, classes)
+        return _by_name(y, classes, argument)
     if classes is None:
         return y, None
     if y.dtype.kind == "f":
@@ -40,15 +77,15 @@ def separate(labels: object, classes: Classes | None) -> tuple[np.ndarray, tuple
         if y.ndim != 1 or len(fractions):
             received = f"{y[fractions[0]]} (row {fractions[0]})" if len(fractions) else y.shape
             rule = "must hold whole labels, or one-hot rows, when `classes` are given"
-            raise mistake("y", rule, received)
+            raise mistake(argument, rule, received)
         y = y.astype(np.int64)
     names = tuple(map(str, classes))
     if y.ndim == 1 and y.dtype.kind in "iu" and not any(isinstance(name, str) for name in classes):
-        return _positions(y.tolist(), [int(name) for name in classes], "y"), names
+        return _positions(y.tolist(), [int(name) for name in classes], argument), names
     return y, names
 
 
-def refuse_missing(values: object, classes: Sequence[str] = ()) -> np.ndarray:
+def refuse_missing(values: object, classes: Sequence[str] = (), argument: str = "y") -> np.ndarray:
     """Refuses labels or targets of which some are missing; `classes` may be called like it.
 
     Raises:
@@ -70,7 +107,7 @@ def refuse_missing(values: object, classes: Sequence[str] = ()) -> np.ndarray:
     if isinstance(value, str):
         mend += ", or name the class in `classes` if it is one"
     raise UserError(
-        f"`y` must hold a value in every row: it is missing in row {rows[0]}{more}. "
+        f"`{argument}` must hold a value in every row: it is missing in row {rows[0]}{more}. "
         f"Received: {value!r}. {mend}."
     )
 
@@ -82,7 +119,34 @@ def is_one_hot(rows: np.ndarray) -> bool:
     return bool(np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all())
 
 
-def default_classes(labels: np.ndarray) -> tuple[str, ...]:
+def check_each(targets: Any, classes: Names | Sequence[str] | None) -> Names | None:
+    """Checks that labels and class names fit each other, for an array or each of a structure.
+
+    Returns:
+        The names, those that are not given by default; None: nothing are labels.
+
+    Raises:
+        tfbp.UserError: as `default_classes` and `check_classes`.
+    """
+    known: dict[str, Any] = dict(classes) if isinstance(classes, Mapping) else {"": classes}
+    for path, leaf in structures.leaves(targets).items():
+        name, argument = structures.joined(path), structures.named("y", path)
+        if is_label(leaf):
+            names = known.get(name)
+            names = default_classes(leaf, argument) if names is None else tuple(names)
+            check_classes(leaf, names, argument)
+            known[name] = names
+    if not structures.is_nested(targets):
+        return None if known[""] is None else tuple(known[""])
+    return {name: tuple(names) for name, names in known.items() if names is not None} or None
+
+
+def is_label(targets: object) -> bool:
+    """Whether targets are one class index for each example."""
+    return isinstance(targets, np.ndarray) and targets.dtype == np.int64 and targets.ndim == 1
+
+
+def default_classes(labels: np.ndarray, argument: str = "y") -> tuple[str, ...]:
     """The class names of labels that are 0, 1, … without a gap: "0", "1", ….
 
     Raises:
@@ -94,14 +158,14 @@ def default_classes(labels: np.ndarray) -> tuple[str, ...]:
     shown = ", ".join(map(str, present[:6].tolist())) + (", …" if len(present) > 6 else "")
     numbers = present.tolist() if len(present) <= 6 else "[…]"
     raise UserError(
-        "`y` must hold the labels 0, 1, 2, … without a gap when there are no `classes`. "
+        f"`{argument}` must hold the labels 0, 1, 2, … without a gap when there are no `classes`. "
         f"Received: {len(present):,} different numbers, {shown}. Give them as names, "
-        f"`y.astype(str)`, or say which numbers are classes: `classes={numbers}`. "
+        f"`{argument}.astype(str)`, or say which numbers are classes: `classes={numbers}`. "
         "Values to predict must be floats."
     )
 
 
-def check_classes(labels: np.ndarray, classes: Sequence[str]) -> None:
+def check_classes(labels: np.ndarray, classes: Sequence[str], argument: str = "y") -> None:
     """Checks that labels and class names fit each other.
 
     Raises:
@@ -118,7 +182,7 @@ def check_classes(labels: np.ndarray, classes: Sequence[str]) -> None:
     if len(outside):
         row = outside[0]
         rule = f"must hold labels from 0 to {len(classes) - 1}, one for each class (row {row})"
-        raise mistake("y", rule, int(labels[row]))
+        raise mistake(argument, rule, int(labels[row]))
     if len(labels) < len(classes):
         raise UserError(
             f"There must be at least one example of each class. "
@@ -145,13 +209,15 @@ def check_text(argument: str, names: Sequence[str]) -> None:
             raise mistake(argument, "must be text that UTF-8 can hold", shown) from None
 
 
-def _by_name(y: np.ndarray, classes: Classes | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def _by_name(
+    y: np.ndarray, classes: Classes | None, argument: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
     if y.ndim != 1:
-        raise mistake("y", "must be one name for each example, of the shape [size]", y.shape)
+        raise mistake(argument, "must be one name for each example, of the shape [size]", y.shape)
     names = [_text(name) for name in y.tolist()]
     known = tuple(map(str, sorted(set(names)) if classes is None else classes))
-    check_text("y", known)
-    return _positions(names, known, "y"), known
+    check_text(argument, known)
+    return _positions(names, known, argument), known
 
 
 def _text(name: object) -> str:

@@ -5,10 +5,12 @@ to multiples of 128.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfbp import fingerprint
+from tfbp.data import structures
 from tfbp.errors import UserError, mistake
 
 # A column whose spread is fewer steps of float32 than this has lost digits to what all its values
@@ -37,7 +39,8 @@ def narrow(argument: str, array: np.ndarray, names: Sequence[str] | None = None)
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind in "iu":
-        return _whole(argument, array)
+        narrowed = array.astype(np.float32)
+        return narrowed if _equal(array, narrowed).all() else whole(argument, array)
     with np.errstate(over="ignore"):
         narrowed = array.astype(np.float32, copy=False)
     if not np.isfinite(narrowed).all():
@@ -49,12 +52,22 @@ def narrow(argument: str, array: np.ndarray, names: Sequence[str] | None = None)
     return narrowed
 
 
-def content_hashes(rows: np.ndarray) -> np.ndarray:
-    """The hex SHA-256 of each row of an array, [size], dtype "S64".
+def content_hashes(given: Any) -> np.ndarray:
+    """The hex SHA-256 of each row of an array, or of a structure of arrays: [size], dtype "S64".
 
-    Numbers are hashed as float32 where it holds the whole row exactly, so that equal numbers of
-    different types are equal; otherwise as they are, so that different numbers are different.
+    Of a structure the paths of its leaves count too, in whatever order they are given. Numbers are
+    hashed as float32 where it holds the whole row exactly, so that equal numbers of different types
+    are equal; otherwise as they are, so that different numbers are different.
     """
+    hashes = {path: _content_hashes(rows) for path, rows in structures.leaves(given).items()}
+    if not structures.is_nested(given):
+        return hashes[()]
+    paths = repr(list(hashes)).encode()
+    every = zip(*(each.tolist() for each in hashes.values()), strict=True)
+    return np.array([fingerprint.of_bytes(paths, *contents) for contents in every], "S64")
+
+
+def _content_hashes(rows: np.ndarray) -> np.ndarray:
     if rows.dtype == np.uint8 or rows.dtype == np.float32 or rows.dtype.kind not in "biuf":
         return raw_hashes(rows)
     with np.errstate(over="ignore"):
@@ -68,6 +81,8 @@ def content_hashes(rows: np.ndarray) -> np.ndarray:
 def raw_hashes(rows: np.ndarray) -> np.ndarray:
     """The hex SHA-256 of the type and the bytes of each row of an array, [size], dtype "S64"."""
     head = f"{rows.dtype.str}{rows.shape[1:]}".encode()
+    if rows.dtype.kind == "O":  # text: bytes of any length
+        return np.array([fingerprint.of_bytes(head, *np.ravel(row)) for row in rows], "S64")
     return np.array([fingerprint.of_bytes(head, row.tobytes()) for row in rows], "S64")
 
 
@@ -79,10 +94,12 @@ def _equal(numbers: np.ndarray, narrowed: np.ndarray) -> np.ndarray:
     return within & (np.where(within, narrowed, 0).astype(numbers.dtype) == numbers)
 
 
-def _whole(argument: str, array: np.ndarray) -> np.ndarray:
-    narrowed = array.astype(np.float32)
-    if _equal(array, narrowed).all():
-        return narrowed
+def whole(argument: str, array: np.ndarray) -> np.ndarray:
+    """Brings whole numbers to int32 or, where it does not hold them all, to int64.
+
+    Raises:
+        tfbp.UserError: one is beyond the range of int64.
+    """
     low, high = int(array.min()), int(array.max())
     if high > np.iinfo(np.int64).max:
         raise mistake(argument, "must be whole numbers that int64 holds, below 2^63", high)

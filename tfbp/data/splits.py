@@ -5,16 +5,16 @@ splits = splits.augmented(transform)          # the training examples alone
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 from numpy.typing import ArrayLike
 
 from tfbp.data import datasets, grouping, labels, splitting, times
 from tfbp.data.examples import Examples, Transform
-from tfbp.data.labels import Classes
+from tfbp.data.labels import Classes, Names
 from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import UserError, mistake
 
@@ -25,7 +25,8 @@ class Splits:
 
     Attributes:
         train, validation, test: the examples; the last two may be None.
-        classes: class names in the order of their labels; None for regression and text.
+        classes: class names in the order of their labels; None for regression and text. Where y is
+            a structure, those of each of its labels, by name.
         vocabulary: for text, what its tokens stand for.
         description: where the examples come from: the `--data` spec, or "arrays".
     """
@@ -33,17 +34,17 @@ class Splits:
     train: Examples
     validation: Examples | None = None
     test: Examples | None = None
-    classes: tuple[str, ...] | None = None
+    classes: Any = None  # tuple[str, ...], or a dict of them
     vocabulary: Vocabulary | None = None
     description: str = "arrays"
 
     @classmethod
     def from_arrays(
         cls,
-        x: np.ndarray,
-        y: np.ndarray,
+        x: Any,
+        y: Any,
         *,
-        classes: Classes | None = None,
+        classes: Classes | Mapping[str, Classes] | None = None,
         validation: float = 0.1,
         test: float = 0.1,
         seed: int = 0,
@@ -62,9 +63,12 @@ class Splits:
             y: labels [size], as whole numbers or names; or values to predict, floats [size, k] or
                 [size]. One-hot rows [size, classes] are labels if they are whole numbers or if
                 there are `classes`; so are floats that are whole, if there are `classes`.
+            x and y may be structures: dicts, or tuples, of such arrays with equally many rows, in
+                which x may hold text, [size, …], too. The model then takes, and answers, dicts of
+                the same names. In a structure whole numbers of x are int32 or int64.
             classes: class names in the order of their labels; or whole numbers: the labels
                 themselves, in the order wanted. Default: the names that occur, sorted, or "0", "1",
-                … for whole numbers, which must then be 0, 1, ….
+                … for whole numbers, which must then be 0, 1, …. Where y is a dict, a dict of them.
             validation, test: fractions held out, in [0, 1).
             seed: which examples are held out.
             columns, values: for a table, what the entries of x and of y are called: an export takes
@@ -83,7 +87,7 @@ class Splits:
                 classes, a label outside `classes`, a class without examples, a name that UTF-8
                 cannot hold, a fraction out of range.
         """
-        targets, names = labels.separate(y, classes)
+        targets, names = labels.separate_each(y, classes)
         examples = Examples.from_arrays(x, targets, columns=columns, values=values, weights=weights)
         return cls.cut(
             examples,
@@ -100,7 +104,7 @@ class Splits:
         cls,
         dataset: tf.data.Dataset,
         *,
-        classes: Classes | None = None,
+        classes: Classes | Mapping[str, Classes] | None = None,
         validation: float = 0.1,
         test: float = 0.1,
         seed: int = 0,
@@ -128,7 +132,7 @@ class Splits:
         cls,
         examples: Examples,
         *,
-        classes: Sequence[str] | None = None,
+        classes: Names | Sequence[str] | None = None,
         validation: float | Examples = 0.1,
         test: float | Examples = 0.1,
         seed: int = 0,
@@ -148,10 +152,7 @@ class Splits:
             tfbp.UserError: a fraction is out of range, labels and classes do not fit, or there are
                 both groups and an order.
         """
-        if examples.labels is not None:
-            if classes is None:
-                classes = labels.default_classes(examples.labels)
-            labels.check_classes(examples.labels, classes)
+        names = labels.check_each(examples.targets, classes)
         given = {"validation": validation, "test": test}
         fractions = {
             name: 0.0 if isinstance(part, Examples) else part for name, part in given.items()
@@ -162,7 +163,6 @@ class Splits:
             name: part if isinstance(part, Examples) else examples.take(rows) if len(rows) else None
             for (name, part), rows in zip(given.items(), cuts, strict=True)
         }
-        names = None if classes is None else tuple(classes)
         return cls(examples.take(train), parts["validation"], parts["test"], classes=names)
 
     def parts(self) -> dict[str, Examples]:
