@@ -36,7 +36,7 @@ def findings(
 def _reaching(model: keras.Model, splits: Splits) -> set[int]:
     """Returns the ids of the variables' handles that the model's output depends on."""
     spec = splits.train.spec[0]
-    call = tf.function(lambda x: model(x, training=False))
+    call = tf.function(lambda x: model(x, training=False), autograph=False)
     graph = call.get_concrete_function(tf.TensorSpec([None, *spec.shape], spec.dtype)).graph
     inside = {id(inner): id(outer) for outer, inner in graph.captures}
     left, seen, handles = list(graph.outputs), set(), set()

@@ -81,6 +81,7 @@ def _spread(examples: Examples, count: int) -> np.ndarray:
 def _read(examples: Examples, rows: np.ndarray) -> np.ndarray:
     """Returns what is compared of some examples, float32 [rows, numbers]."""
 
+    @tf.autograph.experimental.do_not_convert
     def look(chosen: tf.Tensor) -> tf.Tensor:
         x, _ = examples.read(chosen)
         return _small(x) if x.shape.rank == 4 else x

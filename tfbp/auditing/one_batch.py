@@ -99,7 +99,7 @@ class _Step:
         self._on_replica = self._gradients
         if self._strategy.num_replicas_in_sync > 1:
             # Replicas run in a graph; for one it would only take longer.
-            self._on_replica = tf.function(self._gradients)
+            self._on_replica = tf.function(self._gradients, autograph=False)
 
     def __call__(self) -> tuple[float, Gradients]:
         loss, gradients = self._strategy.run(self._on_replica, args=self._batch)

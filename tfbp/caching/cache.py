@@ -215,7 +215,8 @@ class FeatureCache:
         x, y = (tf.TensorSpec((None, *each.shape), each.dtype) for each in self._train.spec)
         (answer,) = self._model.outputs
         outputs = tf.TensorSpec(answer.shape, answer.dtype)
-        metrics = tf.function(self._task.per_example).get_concrete_function(x, y, outputs)
+        measure = tf.function(self._task.per_example, autograph=False)
+        metrics = measure.get_concrete_function(x, y, outputs)
         return bool(metrics.inputs[0].consumers())
 
     def _prefixes_inside(self, index: int, prefix: Prefix) -> list[Prefix]:
@@ -291,18 +292,18 @@ class FeatureCache:
         """Returns a function from rows to their features, by earlier ones where there are any."""
         compiled = {"jit_compile": self._model.jit_compile, "reduce_retracing": True}
         rows = tf.TensorSpec([None], tf.int64)
-        apply = tf.function(prefix.features, **compiled)
+        apply = tf.function(prefix.features, autograph=False, **compiled)
 
-        @tf.function(input_signature=[rows])
+        @tf.function(input_signature=[rows], autograph=False)
         def whole(rows: tf.Tensor) -> list[tf.Tensor]:
             return apply(cached_examples.read_x(examples, rows, self._seed), training=False)
 
         if earlier is None:
             return whole
         before, cache = earlier
-        apply_rest = tf.function(prefix.beyond(before), **compiled)
+        apply_rest = tf.function(prefix.beyond(before), autograph=False, **compiled)
 
-        @tf.function(input_signature=[rows])
+        @tf.function(input_signature=[rows], autograph=False)
         def rest(rows: tf.Tensor) -> list[tf.Tensor]:
             return apply_rest(cache.read(rows), training=False)
 

@@ -111,7 +111,7 @@ def fingerprint_of_x(examples: Examples, seed: int) -> str:
         return fingerprint.of_json([hashes, examples.preparation])
     blocks = tf.data.Dataset.range(rows(examples)).batch(_BLOCK)
     blocks = blocks.map(
-        lambda chosen: read_x(examples, chosen, seed),
+        tf.autograph.experimental.do_not_convert(lambda chosen: read_x(examples, chosen, seed)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )

@@ -231,16 +231,17 @@ class Examples:
         Raises:
             tfbp.UserError: it does not take the examples.
         """
-        if transform is not None:
+        traced = transform and tf.function(transform)  # AutoGraph is for what users write alone
+        if traced is not None:
             try:
                 seed = tf.TensorSpec([2], tf.int64)
-                tf.function(transform).get_concrete_function(self.spec[0], seed)
+                traced.get_concrete_function(self.spec[0], seed)
             except (TypeError, ValueError) as error:
                 shape = structures.described(self.spec[0])
                 rule = f"must take the examples, which are {shape}"
                 raise mistake("transform", rule, transform) from error
         examples = self._with()
-        examples._transform = transform
+        examples._transform = traced
         return examples
 
     def in_views(self, count: int) -> "Examples":

@@ -121,6 +121,7 @@ def decode_each(
     """
     count = tf.size(contents, out_type=tf.int64)
 
+    @tf.autograph.experimental.do_not_convert
     def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, _ = examine(contents[index], largest)
         return index, resize(image, height, width, channels)

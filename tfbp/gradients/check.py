@@ -115,7 +115,7 @@ def _loss(model: keras.Model, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor) -> 
     """Returns a function that computes the loss of the current weights, with the same seeds."""
     start = [(each.value, tf.identity(each.value)) for each in model.non_trainable_variables]
 
-    @tf.function
+    @tf.function(autograph=False)
     def loss() -> tf.Tensor:
         for variable, value in start:
             variable.assign(value)

@@ -186,7 +186,7 @@ def _gradients(model: keras.Model, strategy: tf.distribute.Strategy, read: Calla
     share of its batch in the update.
     """
 
-    @tf.function
+    @tf.function(autograph=False)
     def gradients(step: tf.Tensor) -> list[tf.Tensor]:
         with gradient_recorder.recording(model) as recorder:
 
@@ -214,7 +214,7 @@ def _by_time(
     if not through_time.layers(model):
         return lambda step: {}
 
-    @tf.function
+    @tf.function(autograph=False)
     def by_time(step: tf.Tensor) -> dict[str, tf.Tensor]:
         x, y, _, _ = read(step, tf.constant(0, tf.int64), strategy.num_replicas_in_sync)
         return norms(x, y)

@@ -35,7 +35,7 @@ def norms(model: keras.Model, loss: keras.losses.Loss) -> Callable:
             step, only the last one counts.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def norms_of(x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with _watching(model, tape) as inputs:

@@ -56,7 +56,7 @@ def _forward(model: keras.Model) -> tf.Graph:
         specs = [tf.TensorSpec([None, *shape[1:]], model.input_dtype)]
     single = len(specs) == 1
 
-    @tf.function
+    @tf.function(autograph=False)
     def forward(*inputs: tf.Tensor) -> Any:
         return model(inputs[0] if single else list(inputs), training=False)
 

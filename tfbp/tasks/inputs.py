@@ -74,6 +74,7 @@ def signatures(
     """
 
     def function(item: Input) -> Callable[..., dict[str, tf.Tensor]]:
+        @tf.autograph.experimental.do_not_convert
         def call(**received: tf.Tensor) -> dict[str, tf.Tensor]:
             x, good = item.read(**received)
             outputs = answer(x)

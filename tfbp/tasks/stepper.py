@@ -73,6 +73,7 @@ class Stepper:
         parts = [tf.cast(part, tf.float32) for part in tf.nest.flatten(states)]
         return dict(zip(self.names(), parts, strict=True))
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(
         self,
         tokens: tf.Tensor,

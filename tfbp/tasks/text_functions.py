@@ -121,6 +121,7 @@ class TextFunctions:
         logits, after = self._stepper(token[:, tf.newaxis], self._stepper.pack(states))
         return {"logits": logits[:, -1], **self._stepper.unpack(after)}
 
+    @tf.autograph.experimental.do_not_convert
     def _encode(self, name: str, strings: tf.Tensor) -> tf.RaggedTensor:
         """Cuts texts into tokens, within the limits."""
         size = tf.reduce_max(tf.strings.length(strings))
@@ -132,6 +133,7 @@ class TextFunctions:
         with tf.control_dependencies([tf.Assert(count <= self._limits.tokens, [rule, count])]):
             return tokens.with_values(tf.identity(tokens.values))
 
+    @tf.autograph.experimental.do_not_convert
     def _checked(self, length: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
         """Returns `length`, once it and the temperature are in range."""
         # NaN is not at least 0 either. Only what depends on a check is sure to run after it.
@@ -160,6 +162,7 @@ class TextFunctions:
             logits = tf.tensor_scatter_nd_update(logits, rows, after[:, 0])
         return logits, states
 
+    @tf.autograph.experimental.do_not_convert
     def _advance(
         self, tokens: tf.Tensor, mask: tf.Tensor, states: Any, start: tf.Tensor, select: Select
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, Any]:

@@ -188,6 +188,11 @@ def _distribute(
         replicas = context.num_replicas_in_sync
         here = replicas // context.num_input_pipelines
         first = context.input_pipeline_id * here
+
+        @tf.autograph.experimental.do_not_convert
+        def part(element: tf.Tensor) -> Any:
+            return read(steps.start + element // here, first + element % here, replicas)
+
         # tf.distribute deals consecutive elements out to the replicas of this worker.
         elements = tf.data.Dataset.range(len(steps) * here)
         if context.num_input_pipelines > 1:
@@ -195,7 +200,7 @@ def _distribute(
             endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
             elements = elements.apply(endless)
         return elements.map(
-            lambda element: read(steps.start + element // here, first + element % here, replicas),
+            part,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         ).prefetch(tf.data.AUTOTUNE)

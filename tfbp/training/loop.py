@@ -240,12 +240,16 @@ def _compile(model: keras.Model, strategy: tf.distribute.Strategy, skipping: boo
         return tf.convert_to_tensor(total)
 
     if model.jit_compile:
-        one = tf.function(one, jit_compile=True, reduce_retracing=True)
+        one = tf.function(one, jit_compile=True, reduce_retracing=True, autograph=False)
 
     @tf.autograph.experimental.do_not_convert
     def run(iterator: Any) -> tf.Tensor:
         totals = strategy.run(one, args=next(iterator))
         return tf.math.is_finite(strategy.reduce("SUM", totals, axis=None))
+
+    # AutoGraph makes loops of what follows, and of nothing else.
+    metrics = tf.autograph.experimental.do_not_convert(model.get_metrics_result)
+    update = tf.autograph.experimental.do_not_convert(model.optimizer.update)
 
     @tf.function(reduce_retracing=True)
     def steps(iterator: Any, count: tf.Tensor) -> Any:
@@ -253,7 +257,7 @@ def _compile(model: keras.Model, strategy: tf.distribute.Strategy, skipping: boo
         while (done < count) & finite:
             finite = run(iterator)
             done += 1
-        return done, finite, model.get_metrics_result()
+        return done, finite, metrics()
 
     # What a step changes by itself; the weights wait for the update.
     changing = [
@@ -272,10 +276,10 @@ def _compile(model: keras.Model, strategy: tf.distribute.Strategy, skipping: boo
             while (done < end) & (finite | skipping):
                 finite = run(iterator)
                 done += 1
-            finite = model.optimizer.update(strategy, finite)
+            finite = update(strategy, finite)
             if not finite:
                 for part, value in zip(changing, before, strict=True):
                     part.assign(value)
-        return done, finite, model.get_metrics_result()
+        return done, finite, metrics()
 
     return updates if model.optimizer.deferred else steps
