@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tfbp import driver
 from tfbp.commands import flags
 from tfbp.errors import mistake
+from tfbp.exporting import forked_process
 from tfbp.settings import Fields, field
 
 
@@ -23,6 +24,7 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
     settings, rest = flags.parse(ExportFlags, arguments, about=__doc__)
     if len(rest) != 1:
         raise mistake("RUN", "must be one run's directory", " ".join(rest))
-    run = driver.load(rest[0], recipes_folder)
-    folder = pathlib.Path(settings.export_dir) / run.result["recipe"]
-    print(run.export(str(folder), keep_versions=settings.keep_versions))
+    with forked_process.ready():
+        run = driver.load(rest[0], recipes_folder)
+        folder = pathlib.Path(settings.export_dir) / run.result["recipe"]
+        print(run.export(str(folder), keep_versions=settings.keep_versions))

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from tfbp import driver
 from tfbp.commands import flags, metrics
+from tfbp.exporting import forked_process
 from tfbp.reporting.table import table
 from tfbp.workers import interruption
 
 
 def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
-    with interruption.install():
+    with forked_process.ready(), interruption.install():
         module, config = flags.recipe_and_config(recipes_folder, arguments, about=__doc__)
         run = driver.run(module, config)
     if not run.workers.is_chief:

@@ -69,18 +69,41 @@ def fresh_process(folder: str | os.PathLike, requests: Sequence[Tensors]) -> Ans
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
+
+    def ask(*files: str) -> str:
+        command = [sys.executable, "-m", "tfbp.exporting.parity", *files]
+        process = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return process.stderr if process.returncode else ""
+
+    return by_files(folder, requests, ask)
+
+
+def by_files(
+    folder: str | os.PathLike, requests: Sequence[Tensors], ask: Callable[[str, str, str], str]
+) -> Answers:
+    """Hands requests to another process, and takes its answers.
+
+    Args:
+        folder: the SavedModel.
+        requests: for it.
+        ask: takes the SavedModel's path and those of the two files, has the other process call
+            `answer_file` with them, and returns what went wrong, or "".
+
+    Raises:
+        ParityError: something went wrong.
+    """
     with tempfile.TemporaryDirectory() as exchange:
         sent, answered = (os.path.join(exchange, name) for name in ("sent.npz", "answered.npz"))
         _save(sent, requests)
-        process = subprocess.run(
-            [sys.executable, "-m", "tfbp.exporting.parity", os.fspath(folder), sent, answered],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        if process.returncode:
-            raise ParityError(f"A fresh process cannot use the export:\n{process.stderr[-2000:]}")
+        wrong = ask(os.fspath(folder), sent, answered)
+        if wrong:
+            raise ParityError(f"A fresh process cannot use the export:\n{wrong[-2000:]}")
         return _load(answered)
+
+
+def answer_file(folder: str, sent: str, answered: str) -> None:
+    """Answers the requests in the file `sent`, and writes the file `answered`."""
+    _save(answered, this_process(folder, _load(sent)))
 
 
 def this_process(folder: str | os.PathLike, requests: Sequence[Tensors]) -> Answers:
@@ -276,5 +299,4 @@ def _load(path: str) -> Answers:
 
 
 if __name__ == "__main__":
-    _folder, _requests, _answers = sys.argv[1:]
-    _save(_answers, this_process(_folder, _load(_requests)))
+    answer_file(*sys.argv[1:])
