@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # For type checkers and editors; a test holds it against the 
     from tfbp.settings import field as field
     from tfbp.tasks.classification import Classification as Classification
     from tfbp.tasks.language import LanguageModel as LanguageModel
+    from tfbp.tasks.multi_label import MultiLabel as MultiLabel
+    from tfbp.tasks.ordinal import Ordinal as Ordinal
     from tfbp.tasks.regression import Regression as Regression
     from tfbp.tasks.task import Task as Task
     from tfbp.training.phase import Phase as Phase
@@ -51,6 +53,8 @@ _MODULES = {
     "swap_head": "tfbp.modeling.heads",
     "add_lora": "tfbp.modeling.adapters",
     "Classification": "tfbp.tasks.classification",
+    "MultiLabel": "tfbp.tasks.multi_label",
+    "Ordinal": "tfbp.tasks.ordinal",
     "Regression": "tfbp.tasks.regression",
     "LanguageModel": "tfbp.tasks.language",
     "Task": "tfbp.tasks.task",

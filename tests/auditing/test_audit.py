@@ -128,5 +128,5 @@ def test_warnings_are_logged_and_stop_nothing(caplog):
 
 def test_a_loss_that_does_not_fit_is_named_and_its_gradients_are_not_computed():
     inputs = keras.Input((4,))
-    narrow = keras.Model(inputs, keras.layers.Dense(1, name="head")(inputs))
-    assert ids(narrow, SPLITS, TASK, PHASES[:1]) == ["loss-mismatch"]
+    wide = keras.Model(inputs, keras.layers.Dense(3, name="head")(inputs))
+    assert ids(wide, SPLITS, TASK, PHASES[:1]) == ["loss-mismatch"]

@@ -28,6 +28,7 @@ from tfbp.finding import IDS, AuditFailed, Finding
 from tfbp.modeling import freezing
 from tfbp.settings import DEFAULTS, Settings
 from tfbp.tasks import sample_outputs
+from tfbp.tasks.classification import suited
 from tfbp.tasks.task import Task
 from tfbp.training.phase import Phase
 
@@ -70,6 +71,7 @@ def findings(
     """Returns the findings of `audit`, those that are accepted too."""
     if not isinstance(model, keras.Model):
         raise mistake("model", "must be a Keras model", model)
+    task = suited(task, model)
     phases = [phases] if isinstance(phases, Phase) else phases
     backbones = [backbone] if isinstance(backbone, keras.Model) else list(backbone)
     if strange := [each for each in backbones if not isinstance(each, keras.Model)]:

@@ -14,6 +14,7 @@ from tfbp import fingerprint
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding, listed
+from tfbp.tasks.multi_label import MultiLabel
 from tfbp.tasks.task import Task
 
 # Largest ratio between the sizes of two classes that passes without a word.
@@ -29,7 +30,9 @@ def findings(splits: Splits, task: Task) -> Iterator[Finding]:
     for name, examples in parts.items():
         if examples.characters_per_token is None:
             yield from _duplicates(name, examples, keys[name])
-    if splits.train.labels is not None:
+    if isinstance(task, MultiLabel):
+        yield from _labels(parts, task.classes)
+    elif splits.train.labels is not None:
         names = getattr(task, "classes", None) or splits.classes or ()
         yield from _classes(parts, names)
         yield from _imbalance(splits.train, names, task)
@@ -101,6 +104,23 @@ def _classes(parts: dict[str, Examples], names: Sequence[str]) -> Iterator[Findi
                 f"`{part}` has no example of {listed(missing)}: its results say nothing about it.",
                 warning=True,
             )
+
+
+def _labels(parts: dict[str, Examples], names: Sequence[str]) -> Iterator[Finding]:
+    """Yields what `_classes` does, for rows of 0 and 1."""
+    for part, examples in parts.items():
+        share = examples.targets.mean(axis=0)
+        for count, having in ((0, "has"), (1, "lacks")):
+            if not (
+                named := [repr(names[label]) for label in np.flatnonzero(share == count).tolist()]
+            ):
+                continue
+            every = f"no example of `{part}` {having} {listed(named)}: "
+            if part == "train":
+                told = "it cannot be learnt. Add examples, or leave the label out."
+            else:
+                told = "its results say nothing about it."
+            yield Finding("class-missing", every + told, warning=part != "train")
 
 
 def _imbalance(train: Examples, names: Sequence[str], task: Task) -> Iterator[Finding]:

@@ -11,11 +11,13 @@ from tfbp.data.splits import Splits
 from tfbp.finding import Finding, listed
 from tfbp.modeling import keras_graph
 from tfbp.tasks import sample_outputs
+from tfbp.tasks.one_hot import OF_ROWS, OneHot
+from tfbp.tasks.ordinal import RankCrossentropy
 from tfbp.tasks.task import Task
 
-_OF_LABELS = (keras.losses.SparseCategoricalCrossentropy,)
-_OF_ROWS = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)
+_OF_LABELS = (keras.losses.SparseCategoricalCrossentropy, OneHot)
 _BINARY = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
+_OF_UNITS = (*_BINARY, RankCrossentropy)  # each logit of which is a decision
 
 
 def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding]:
@@ -28,20 +30,20 @@ def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding
     answer = sample_outputs.outputs(model, examples)
     if isinstance(loss, _OF_LABELS):
         shape = _of_labels(examples, answer)
-    elif isinstance(loss, _OF_ROWS):
+    elif isinstance(loss, OF_ROWS):
         shape = _of_rows(examples, answer)
     else:
         shape = _of_values(examples, answer, loss)
     if shape:  # Answers of another shape say nothing more.
         messages = [shape]
-    elif isinstance(loss, (*_OF_LABELS, *_OF_ROWS)):
+    elif isinstance(loss, (*_OF_LABELS, *OF_ROWS)):
         messages = [
             _width(answer, splits, task),
             _names(splits, task),
             _scale(model, answer, loss),
         ]
     else:
-        messages = [_binary_scale(model, answer, loss) if isinstance(loss, _BINARY) else ""]
+        messages = [_unit_scale(model, answer, loss) if isinstance(loss, _OF_UNITS) else ""]
     for message in filter(None, messages):
         yield Finding("loss-mismatch", message)
 
@@ -132,12 +134,12 @@ def _scale(model: keras.Model, answer: np.ndarray, loss: keras.losses.Loss) -> s
     return _unlike_probabilities(answer, " and do not sum to 1")
 
 
-def _binary_scale(model: keras.Model, answer: np.ndarray, loss: keras.losses.Loss) -> str:
+def _unit_scale(model: keras.Model, answer: np.ndarray, loss: keras.losses.Loss) -> str:
     if loss.from_logits and _last_activation(model) in _SQUASHING:
         return (
             "`model` must answer logits, and its answers are probabilities. "
-            "Leave the sigmoid of its last layer out: the loss, which has `from_logits=True`, "
-            "applies it."
+            f"Leave the {_last_activation(model)} of its last layer out: the loss, which has "
+            "`from_logits=True`, applies a sigmoid."
         )
     if loss.from_logits or ((answer >= 0) & (answer <= 1)).all():
         return ""

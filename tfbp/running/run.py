@@ -17,6 +17,7 @@ from tfbp.errors import mistake
 from tfbp.exporting import versions
 from tfbp.modeling import freezing
 from tfbp.settings import Settings
+from tfbp.tasks.classification import suited
 from tfbp.tasks.task import Task
 from tfbp.training import optimizer
 from tfbp.training.evaluator import Evaluator
@@ -62,6 +63,7 @@ class Run:
             rule = "must be the one in whose `scope()` the model was built"
             raise mistake("strategy", rule, type(self.strategy).__name__)
         self._check_phases()
+        self.task = suited(self.task, self.model)
         size = self.splits.train.size
         self.batch_size = min(self.settings.batch_size, size)
         if self.batch_size < self.settings.batch_size:

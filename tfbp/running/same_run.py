@@ -13,11 +13,13 @@ from tfbp import fingerprint
 from tfbp.data.splits import Splits
 from tfbp.modeling import graph
 from tfbp.running.run import Run
+from tfbp.tasks import measures
 
 
 def identity(run: Run) -> dict[str, Any]:
     """Returns what a run is made of: another value of any of it makes another run."""
     weights = run.task.class_weights_for(run.splits.train)
+    loss = measures.made_of(run.task.loss())
     made_of = {
         "recipe": run.recipe,
         "config": run.settings.counting("run"),
@@ -26,7 +28,8 @@ def identity(run: Run) -> dict[str, Any]:
         "model": graph.fingerprint(run.model),
         "phases": [dataclasses.asdict(phase) for phase in run.phases],
         "task": type(run.task).__name__,
-        "loss": run.task.loss().get_config(),
+        "loss": {"loss": loss.pop("class"), **loss},
+        "metrics": {metric.name: measures.made_of(metric) for metric in run.task.metrics()},
         "weighing": {"class_weights": None if weights is None else weights.tolist()},
     }
     return json.loads(json.dumps(made_of))  # as it comes back from a file

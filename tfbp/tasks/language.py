@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfbp.data.examples import Examples
 from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import UserError
-from tfbp.tasks import assets, sample_outputs, text_functions
+from tfbp.tasks import assets, measures, sample_outputs, text_functions
 from tfbp.tasks.stepper import Stepper
 from tfbp.tasks.task import Signature
 
@@ -57,18 +57,26 @@ class LanguageModel:
         self._stepper(model, examples)
 
     def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Computes `loss`, the mean over the targets of each window, in nats: float32 [batch]."""
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(outputs, tf.float32))
-        return {"loss": tf.reduce_mean(tf.reshape(losses, [tf.shape(y)[0], -1]), axis=1)}
+        """Computes `loss`, the mean over the targets of each window: float32 [batch]; and `nats`,
+        the cross-entropy, where a subclass has another loss.
+        """
+        loss, nats = self.loss(), LanguageModel.loss(self)
+        values = {"loss": measures.each(loss, y, outputs)}
+        if measures.made_of(loss) != measures.made_of(nats):
+            values["nats"] = measures.each(nats, y, outputs)
+        if type(self).metrics is not LanguageModel.metrics:
+            values |= measures.kept(y, outputs)
+        return values
 
     def evaluate(self, per_example: dict[str, np.ndarray], examples: Examples) -> dict:
-        """Returns `loss` (nats per token), `perplexity` (exp of it) and `bits_per_character`."""
+        """Returns `loss` (nats per token), `perplexity` (exp of these) and `bits_per_character`."""
         assert examples.characters_per_token is not None  # as `check` has seen
-        loss = float(per_example["loss"].mean(dtype=np.float64))
+        nats = per_example.get("nats", per_example["loss"]).mean(dtype=np.float64)
         return {
-            "loss": loss,
-            "perplexity": float(np.exp(loss)),
-            "bits_per_character": loss / math.log(2) / examples.characters_per_token,
+            "loss": float(per_example["loss"].mean(dtype=np.float64)),
+            "perplexity": float(np.exp(nats)),
+            "bits_per_character": float(nats) / math.log(2) / examples.characters_per_token,
+            **measures.values(self.metrics(), per_example),
         }
 
     def signatures(self, model: keras.Model, examples: Examples) -> dict[str, Signature]:

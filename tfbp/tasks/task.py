@@ -64,7 +64,9 @@ class Signature:
 
 
 class Task(Protocol):
-    """The methods of `tfbp.Classification`, `tfbp.Regression` and `tfbp.LanguageModel`."""
+    """The methods that every task has: `tfbp.Classification`, `tfbp.MultiLabel`, `tfbp.Ordinal`,
+    `tfbp.Regression`, `tfbp.LanguageModel`.
+    """
 
     def loss(self) -> keras.losses.Loss:
         """Returns the loss to train with; it takes the model's outputs as they are."""

@@ -1,0 +1,234 @@
+"""The loss and the metrics of a task: as they are given, and what they come to over examples."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbp import fingerprint
+from tfbp.errors import UserError, mistake, reason
+
+# As it is given: an object, its name in Keras, or its config.
+LossLike: TypeAlias = keras.losses.Loss | str | Mapping[str, Any]
+MetricLike: TypeAlias = keras.metrics.Metric | str | Mapping[str, Any]
+
+# Beside what else a task computes of each example, where metrics need them.
+_TARGET, _OUTPUT = "metrics of y", "metrics of outputs"
+# Examples that metrics are shown at once.
+_ROWS = 4096
+_MEAN = "sum_over_batch_size"
+
+
+def loss_of(given: LossLike | None) -> keras.losses.Loss | None:
+    """Returns a loss as an object; None: none is given.
+
+    Raises:
+        tfbp.UserError: it is no loss, or does not take the mean over a batch.
+    """
+    if given is None or isinstance(given, keras.losses.Loss):
+        loss = given
+    elif isinstance(given, str):
+        loss = _by_name("loss", given, keras.losses, keras.losses.Loss)
+    elif isinstance(given, Mapping):
+        loss = _from_config("loss", given, keras.losses)
+    else:
+        rule = "must be a keras.losses.Loss, its name or its config; a function becomes one as the "
+        raise mistake("loss", rule + "`call` of a class of your own", given)
+    if loss is not None:
+        check_reduction(loss)
+    return loss
+
+
+def check_reduction(loss: keras.losses.Loss) -> None:
+    """Refuses a loss that is not the mean over a batch, as the loop and the results take it.
+
+    Raises:
+        tfbp.UserError: it is reduced otherwise.
+    """
+    if loss.reduction != _MEAN:
+        rule = f"must have the reduction {_MEAN!r}, the mean over a batch"
+        raise mistake("loss", rule, loss.reduction)
+
+
+def metrics_of(
+    given: Sequence[MetricLike], own: Sequence[keras.metrics.Metric]
+) -> tuple[keras.metrics.Metric, ...]:
+    """Returns metrics as objects, each with a name of its own.
+
+    Args:
+        own: those that the task has beside them.
+
+    Raises:
+        tfbp.UserError: one is no metric, cannot be made anew from its config, or has a name that
+            is taken.
+    """
+    if isinstance(given, (str, Mapping, keras.metrics.Metric)):
+        raise mistake("metrics", "must be a list of metrics", given)
+    metrics = tuple(_metric(each) for each in given)
+    taken = ["loss", "report", *(metric.name for metric in own)]
+    for metric in metrics:
+        if metric.name in taken:
+            rule = "must have names that differ, from the task's own too: give it `name=…`"
+            raise mistake("metrics", rule, metric.name)
+        taken.append(metric.name)
+    return metrics
+
+
+def _metric(given: MetricLike) -> keras.metrics.Metric:
+    if isinstance(given, str):
+        given = _by_name("metrics", given, keras.metrics, keras.metrics.Metric)
+    elif isinstance(given, Mapping):
+        given = _from_config("metrics", given, keras.metrics)
+    if not isinstance(given, keras.metrics.Metric):
+        raise mistake("metrics", "must be keras.metrics.Metric, their names or configs", given)
+    try:
+        same = made_of(anew(given)) == made_of(given)
+    except (TypeError, ValueError) as error:
+        rule = f"must be made anew by `from_config(get_config())` ({reason(error)})"
+        raise mistake("metrics", rule, type(given).__name__) from error
+    if not same:
+        rule = "must give all that they are made of in `get_config()`"
+        raise mistake("metrics", rule, type(given).__name__)
+    return given
+
+
+def anew(metric: keras.metrics.Metric) -> keras.metrics.Metric:
+    """Returns a metric that is made like another, and has counted nothing.
+
+    A name that Keras has numbered (`auc_3` for the fourth one of a process) loses the number: the
+    same program would find another name, and a run that goes on another run.
+    """
+    config = metric.get_config()
+    stem = re.sub(r"_\d+$", "", metric.name)
+    if _plain(stem) == _plain(type(metric).__name__):
+        config = config | {"name": stem}
+    return type(metric).from_config(config)
+
+
+def made_of(thing: keras.losses.Loss | keras.metrics.Metric) -> dict[str, Any]:
+    """Returns what a loss or metric is made of, as a JSON value: its class, and its settings.
+
+    Keras's own config is not enough: that of keras.losses.Huber leaves `delta` out. Names are left
+    out: those of metrics are numbered, see `anew`.
+    """
+    attributes = {name.lstrip("_"): value for name, value in vars(thing).items()}
+    settings = thing.get_config() | attributes
+    settings |= settings.pop("fn_kwargs", {})
+    for passing in ("name", "built", "build_input_shape"):
+        settings.pop(passing, None)
+    return {"class": type(thing).__name__, **_json(settings)}
+
+
+def _json(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _json(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(each) for each in value]
+    if isinstance(value, (np.ndarray, np.generic, tf.Tensor)):
+        return fingerprint.of_array(np.asarray(value))
+    if isinstance(value, (keras.losses.Loss, keras.metrics.Metric)):
+        return made_of(value)
+    return getattr(value, "__name__", type(value).__name__)  # functions
+
+
+def each(loss: keras.losses.Loss, y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Computes the loss of each example, float32 [batch]: the mean over what else it has."""
+    # Called as Keras does, without the mean. A copy without it would lose settings that the config
+    # lacks: keras.losses.Huber's `delta`.
+    values = loss.call(tf.cast(y, loss.dtype), tf.cast(outputs, loss.dtype))
+    values = tf.cast(values, tf.float32)
+    if values.shape.rank == 0:
+        raise UserError(
+            f"`loss` must give a value for each example, [batch, …]. {loss.name!r} gives one for "
+            "them all: leave the mean over the batch to Keras."
+        )
+    if values.shape.rank == 1:
+        return values
+    return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=1)
+
+
+def others(
+    metrics: Sequence[keras.metrics.Metric], own: Sequence[keras.metrics.Metric]
+) -> list[keras.metrics.Metric]:
+    """Returns those metrics that are not of the task's own, which it computes by itself."""
+    known = [(made_of(metric), metric.name) for metric in own]
+    return [metric for metric in metrics if (made_of(metric), metric.name) not in known]
+
+
+def kept(y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns what `values` needs of each example."""
+    return {_TARGET: y, _OUTPUT: tf.cast(outputs, tf.float32)}
+
+
+def values(
+    metrics: Sequence[keras.metrics.Metric], per_example: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Returns name → result of metrics, which have counted nothing before, over all examples."""
+    results = {}
+    for metric in metrics:
+        y, outputs = per_example[_TARGET], per_example[_OUTPUT]
+        for start in range(0, len(y), _ROWS):
+            metric.update_state(y[start : start + _ROWS], outputs[start : start + _ROWS])
+        results[metric.name] = float(metric.result())
+    return results
+
+
+def check(
+    loss: keras.losses.Loss,
+    metrics: Sequence[keras.metrics.Metric],
+    y: np.ndarray,
+    outputs: np.ndarray,
+) -> None:
+    """Refuses a loss and metrics that do not take a few targets and outputs.
+
+    Raises:
+        tfbp.UserError: says what one of them answers.
+    """
+    check_reduction(loss)
+    each(loss, tf.constant(y), tf.constant(outputs))
+    for metric in metrics:
+        try:
+            metric.update_state(y, outputs)
+            result = metric.result()
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            raise UserError(
+                f"`metrics` must take the targets, {y.dtype} {list(y.shape[1:])}, and the model's "
+                f"answers, {list(outputs.shape[1:])}. {metric.name!r} says: {reason(error)}"
+            ) from error
+        if isinstance(result, Mapping) or np.ndim(result):
+            rule = f"must each give one number, and {metric.name!r} gives more"
+            raise mistake("metrics", rule, np.shape(result))
+
+
+def _by_name(argument: str, name: str, module: Any, kind: type) -> Any:
+    """Returns a new one of the class that a name means; a function stands for its class."""
+    classes = {
+        _plain(found): made
+        for found, made in vars(module).items()
+        if isinstance(made, type) and issubclass(made, kind) and made is not kind
+    }
+    try:
+        function = module.get(name)
+    except (ValueError, TypeError):
+        function = None
+    found = classes.get(_plain(getattr(function, "__name__", name)))
+    if found is None:
+        known = sorted(each.__name__ for each in classes.values())
+        raise mistake(argument, f"must be called as in {module.__name__}", name, known)
+    return found()
+
+
+def _from_config(argument: str, config: Mapping[str, Any], module: Any) -> Any:
+    try:
+        return module.deserialize(dict(config))
+    except (TypeError, ValueError, KeyError) as error:
+        raise mistake(argument, f"must be a config of Keras ({reason(error)})", config) from error
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
