@@ -111,10 +111,10 @@ def _labels(parts: dict[str, Examples], names: Sequence[str]) -> Iterator[Findin
     for part, examples in parts.items():
         share = examples.targets.mean(axis=0)
         for count, having in ((0, "has"), (1, "lacks")):
-            if not (
-                named := [repr(names[label]) for label in np.flatnonzero(share == count).tolist()]
-            ):
+            concerned = np.flatnonzero(share == count).tolist()
+            if not concerned:
                 continue
+            named = [repr(names[label]) for label in concerned]
             every = f"no example of `{part}` {having} {listed(named)}: "
             if part == "train":
                 told = "it cannot be learnt. Add examples, or leave the label out."

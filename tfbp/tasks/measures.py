@@ -33,7 +33,7 @@ def loss_of(given: LossLike | None) -> keras.losses.Loss | None:
     elif isinstance(given, str):
         loss = _by_name("loss", given, keras.losses, keras.losses.Loss)
     elif isinstance(given, Mapping):
-        loss = _from_config("loss", given, keras.losses)
+        loss = _from_config("loss", given, keras.losses, keras.losses.Loss)
     else:
         rule = "must be a keras.losses.Loss, its name or its config; a function becomes one as the "
         raise mistake("loss", rule + "`call` of a class of your own", given)
@@ -81,7 +81,7 @@ def _metric(given: MetricLike) -> keras.metrics.Metric:
     if isinstance(given, str):
         given = _by_name("metrics", given, keras.metrics, keras.metrics.Metric)
     elif isinstance(given, Mapping):
-        given = _from_config("metrics", given, keras.metrics)
+        given = _from_config("metrics", given, keras.metrics, keras.metrics.Metric)
     if not isinstance(given, keras.metrics.Metric):
         raise mistake("metrics", "must be keras.metrics.Metric, their names or configs", given)
     try:
@@ -213,21 +213,30 @@ def _by_name(argument: str, name: str, module: Any, kind: type) -> Any:
         if isinstance(made, type) and issubclass(made, kind) and made is not kind
     }
     try:
-        function = module.get(name)
-    except (ValueError, TypeError):
-        function = None
-    found = classes.get(_plain(getattr(function, "__name__", name)))
-    if found is None:
+        found = module.get(name)
+    except ValueError:
+        found = None
+    except TypeError as error:
+        rule = f"must be an object where it needs settings ({error})"
+        raise mistake(argument, rule, name) from error
+    if isinstance(found, kind):
+        return found
+    made = classes.get(_plain(getattr(found, "__name__", name)))
+    if made is None:
         known = sorted(each.__name__ for each in classes.values())
         raise mistake(argument, f"must be called as in {module.__name__}", name, known)
-    return found()
+    return made()
 
 
-def _from_config(argument: str, config: Mapping[str, Any], module: Any) -> Any:
+def _from_config(argument: str, config: Mapping[str, Any], module: Any, kind: type) -> Any:
+    why = "no such class"
     try:
-        return module.deserialize(dict(config))
+        found = module.deserialize(dict(config))
+        if isinstance(found, kind):
+            return found
     except (TypeError, ValueError, KeyError) as error:
-        raise mistake(argument, f"must be a config of Keras ({reason(error)})", config) from error
+        why = reason(error)
+    raise mistake(argument, f"must be a config as of {module.__name__} ({why})", config)
 
 
 def _plain(name: str) -> str:
