@@ -41,7 +41,6 @@ TICKS = os.sysconf("SC_CLK_TCK")
 GRPC_CLIENT = """
 import sys, threading, time
 import grpc
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 address, clients, seconds, file = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 request, latencies = open(file, "rb").read(), []
 def ask():

@@ -1,3 +1,4 @@
+import asyncio
 import threading
 import time
 from concurrent.futures import Future
@@ -30,6 +31,30 @@ class Model:
         return {"y": inputs["x"] * 2}
 
 
+class Queue:
+    """A batcher in a loop of its own, which is asked from outside."""
+
+    def __init__(self, model, **limits):
+        self._batcher = Batcher(model, Limits(**limits))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def submit(self, *request, **settings):
+        """Returns the future answer."""
+
+        async def ask():
+            return await self._batcher.submit(*request, **settings)
+
+        return asyncio.run_coroutine_threadsafe(ask(), self._loop)
+
+    def close(self):
+        self._batcher.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
 def rows(*values):
     return {"x": np.array(values, np.float32)}
 
@@ -43,7 +68,7 @@ def batcher():
     made = []
 
     def make(model, **limits):
-        made.append((model, Batcher(model, Limits(**limits))))
+        made.append((model, Queue(model, **limits)))
         return made[-1][1]
 
     yield make
@@ -131,7 +156,7 @@ def test_a_full_queue_refuses(batcher):
     assert model.entered.acquire(timeout=120)
     futures += [queue.submit(rows(1), 1), queue.submit(rows(2), 1)]
     with pytest.raises(StatusError) as caught:
-        queue.submit(rows(3), 1)
+        queue.submit(rows(3), 1).result(20)
     assert caught.value.code is Code.RESOURCE_EXHAUSTED
     model.go.set()
     assert [answer(one) for one in futures] == [[0], [2], [4]]
@@ -157,13 +182,38 @@ def test_a_batch_waits_for_more_rows_when_it_may(batcher):
     assert model.calls == [3]
 
 
-def test_closing_answers_what_is_queued():
+def test_requests_that_come_together_are_answered_by_one_call_without_waiting_for_more():
+    model = Model(held=False)
+    batcher = Batcher(model, Limits())
+
+    async def ask(value):
+        await asyncio.sleep(0)  # Each has a turn of the loop of its own.
+        return (await batcher.submit(rows(value), 1))["y"].tolist()
+
+    async def all_of_them():
+        return await asyncio.gather(*map(ask, range(64)))
+
+    assert asyncio.run(all_of_them()) == [[2 * value] for value in range(64)]
+    assert model.calls == [64]
+    batcher.close()
+
+
+def test_closing_waits_for_the_call_that_runs():
     model = Model()
-    queue = Batcher(model, Limits(max_batch_size=1))
-    futures = [queue.submit(rows(value), 1) for value in range(3)]
+    batcher = Batcher(model, Limits())
+
+    async def give_up():
+        future = batcher.submit(rows(1), 1)
+        await asyncio.to_thread(model.entered.acquire, timeout=120)
+        future.cancel()
+
+    asyncio.run(give_up())
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    assert model.calls == []
     model.go.set()
-    queue.close()
-    assert [answer(one) for one in futures] == [[0], [2], [4]]
+    closing.join(20)
+    assert model.calls == [1]
 
 
 def test_a_request_whose_deadline_has_passed_is_not_run(batcher):
@@ -183,7 +233,7 @@ def test_a_request_whose_deadline_has_passed_is_not_run(batcher):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=20))
 def test_each_request_gets_its_own_rows(requests):
-    queue = Batcher(lambda inputs, _: {"y": inputs["x"] * 2}, Limits(max_batch_size=8))
+    queue = Queue(lambda inputs, _: {"y": inputs["x"] * 2}, max_batch_size=8)
     futures = [queue.submit(rows(*values), len(values)) for values in requests]
     assert [answer(one) for one in futures] == [[2 * v for v in values] for values in requests]
     queue.close()

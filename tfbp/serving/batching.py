@@ -1,11 +1,17 @@
-"""Dynamic batching: requests that wait for one signature are answered by one call of it."""
+"""Dynamic batching: requests that wait for one signature are answered by one call of it.
 
+The queue belongs to the event loop, in which requests arrive and are answered. Calls run in threads
+of their own. A batch takes one hand-over to a thread and one back, however many requests it holds.
+"""
+
+import asyncio
 import collections
+import contextlib
 import dataclasses
-import threading
+import itertools
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,38 +33,34 @@ class _Request:
     kind: Kind
     arrived: float
     deadline: float
-    future: "Future[Tensors]"
+    future: "asyncio.Future[Tensors]"
 
 
 class Batcher:
-    """The queue of one signature and the threads that empty it.
+    """The queue of one signature and the threads that call it.
 
     Args:
         run: answers the inputs of a batch, given the seconds until its last deadline.
         limits: batch size, timeout and queue length.
-        threads: calls that may run at once.
+        calls: that may run at once.
     """
 
     def __init__(
         self,
         run: Callable[[Tensors, float], Tensors],
         limits: Limits,
-        threads: int = 1,
+        calls: int = 1,
     ):
         self._run, self._limits = run, limits
         self._queue: collections.deque[_Request] = collections.deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name="batching", daemon=True)
-            for _ in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._free = calls
+        self._pool = ThreadPoolExecutor(calls, "batching")
+        self._looks = False  # whether a look at the queue is due in this turn of the loop
+        self._timer: asyncio.TimerHandle | None = None
 
     def submit(
         self, inputs: Tensors, rows: int | None, seconds: float | None = None
-    ) -> "Future[Tensors]":
+    ) -> "asyncio.Future[Tensors]":
         """Returns the future answer to `inputs`. Cancelled in time, it never runs.
 
         Args:
@@ -70,96 +72,124 @@ class Batcher:
         Raises:
             StatusError: the queue is full (RESOURCE_EXHAUSTED).
         """
-        kind = tuple((name, value.dtype, value.shape[1:]) for name, value in sorted(inputs.items()))
+        if len(self._queue) >= self._limits.max_queue:
+            raise StatusError(
+                Code.RESOURCE_EXHAUSTED,
+                "The batch scheduling queue to which this task was submitted is full",
+            )
+        kind = tuple((name, value.dtype, value.shape[1:]) for name, value in inputs.items())
         most = self._limits.deadline_seconds
         now = time.monotonic()
         deadline = now + (most if seconds is None else min(seconds, most))
-        request = _Request(inputs, rows, kind, now, deadline, Future())
-        with self._changed:
-            if len(self._queue) >= self._limits.max_queue:
-                raise StatusError(
-                    Code.RESOURCE_EXHAUSTED,
-                    "The batch scheduling queue to which this task was submitted is full",
-                )
-            self._queue.append(request)
-            self._changed.notify()
+        loop = asyncio.get_running_loop()
+        request = _Request(inputs, rows, kind, now, deadline, loop.create_future())
+        self._queue.append(request)
+        self._start_soon(loop)
         return request.future
 
     def close(self) -> None:
-        """Ends the threads once what is queued has been answered."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        """Ends the threads once they have done what they are at. Nobody may submit any more."""
+        self._pool.shutdown()
 
-    def _work(self) -> None:
-        while batch := self._take():
-            batch = [one for one in batch if one.future.set_running_or_notify_cancel()]
-            if batch:
-                self._answer(batch)
+    def _start_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts calls after the first turn of the loop that brings no request.
 
-    def _take(self) -> list[_Request]:
-        """Returns the requests of the next batch; none when the batcher is closed and empty."""
-        with self._changed:
-            while not self._queue and not self._closed:
-                self._changed.wait()
-            if not self._queue:
-                return []
-            batch = [self._queue.popleft()]
-            if batch[0].rows is None:
-                return batch
-            until = batch[0].arrived + self._limits.batch_timeout_ms / 1000
-            while self._fill(batch) and not self._closed:
-                remaining = until - time.monotonic()
-                if remaining <= 0:
-                    break
-                self._changed.wait(remaining)
-            return batch
+        Turns follow each other at once while there is anything to do. So the requests of many
+        clients are joined, and a lone one does not wait.
+        """
+        if not self._looks:
+            self._looks = True
+            loop.call_soon(self._wait_for_more, loop, len(self._queue))
 
-    def _fill(self, batch: list[_Request]) -> bool:
-        """Moves what fits from the queue into the batch, and returns whether more would fit."""
-        room = self._limits.max_batch_size - sum(one.rows or 0 for one in batch)
-        kept = []
-        while self._queue and room > 0:
-            one = self._queue.popleft()
-            if one.kind == batch[0].kind and one.rows is not None and one.rows <= room:
-                batch.append(one)
-                room -= one.rows
+    def _wait_for_more(self, loop: asyncio.AbstractEventLoop, before: int) -> None:
+        if before < len(self._queue) < self._limits.max_batch_size:
+            loop.call_soon(self._wait_for_more, loop, len(self._queue))
+        else:
+            self._start(loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts the calls that are due, as many as may run."""
+        self._looks = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._free and (batch := self._take(loop)):
+            self._free -= 1
+            self._pool.submit(self._call, batch, loop)
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> list[_Request]:
+        """Returns the requests of the next call; none where nobody waits or more rows may come."""
+        while self._queue and self._queue[0].future.done():  # It was given up.
+            self._queue.popleft()
+        if not self._queue:
+            return []
+        first = self._queue[0]
+        if first.rows is None:
+            return [self._queue.popleft()]
+        batch, room = [first], self._limits.max_batch_size - first.rows
+        kept: collections.deque[_Request] = collections.deque()
+        for one in itertools.islice(self._queue, 1, None):
+            if one.kind == first.kind and one.rows is not None and one.rows <= room:
+                if not one.future.done():
+                    batch.append(one)
+                    room -= one.rows
             else:
                 kept.append(one)
-        self._queue.extendleft(reversed(kept))
-        return room > 0
+        wait = first.arrived + self._limits.batch_timeout_ms / 1000 - time.monotonic()
+        if room > 0 and wait > 0:
+            self._timer = loop.call_later(wait, self._start, loop)
+            return []
+        self._queue = kept
+        return batch
 
-    def _answer(self, batch: list[_Request]) -> None:
-        if len(batch) > 1 and self._answer_joined(batch):
-            return
-        for one in batch:
-            try:
-                one.future.set_result(self._run(one.inputs, _remaining([one])))
-            except BaseException as error:
-                one.future.set_exception(error)
+    def _call(self, batch: list[_Request], loop: asyncio.AbstractEventLoop) -> None:
+        """Answers a batch, in a thread."""
+        joined = self._joined(batch) if len(batch) > 1 else None
+        answers = [self._alone(one) for one in batch] if joined is None else joined
+        with contextlib.suppress(RuntimeError):  # The loop has ended: nobody waits any more.
+            loop.call_soon_threadsafe(self._settle, batch, answers, loop)
 
-    def _answer_joined(self, batch: list[_Request]) -> bool:
-        """Returns whether one call has answered all. Where it fails, each is asked by itself."""
+    def _settle(
+        self,
+        batch: list[_Request],
+        answers: "list[Tensors | Exception]",
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._free += 1
+        self._start_soon(loop)
+        for one, answer in zip(batch, answers, strict=True):
+            if one.future.done():  # It was given up.
+                continue
+            if isinstance(answer, Exception):
+                one.future.set_exception(answer)
+            else:
+                one.future.set_result(answer)
+
+    def _alone(self, one: _Request) -> Tensors | Exception:
+        try:
+            return self._run(one.inputs, _remaining([one]))
+        except Exception as error:  # Whatever it is, it goes to whoever asked.
+            return error
+
+    def _joined(self, batch: list[_Request]) -> list[Tensors | Exception] | None:
+        """Returns the answers by one call. None where it fails: then each is asked by itself."""
         try:
             joined = {
                 name: np.concatenate([one.inputs[name] for one in batch])
                 for name in batch[0].inputs
             }
             answer = self._run(joined, _remaining(batch))
-        except Exception:  # One request's fault is not its neighbours'.
-            return False
-        rows = sum(one.rows or 0 for one in batch)
-        if any(value.shape[:1] != (rows,) for value in answer.values()):
-            return False
-        start = 0
-        for one in batch:
-            part = slice(start, start + (one.rows or 0))
-            # Copies, so that a row that is kept does not keep the batch.
-            one.future.set_result({name: value[part].copy() for name, value in answer.items()})
-            start = part.stop
-        return True
+        except Exception:  # One request's fault, of whatever kind, is not its neighbours'.
+            return None
+        rows = [one.rows or 0 for one in batch]
+        if any(value.shape[:1] != (sum(rows),) for value in answer.values()):
+            return None
+        ends = itertools.accumulate(rows)
+        # Copies, so that a row that is kept does not keep the batch.
+        return [
+            {name: value[end - size : end].copy() for name, value in answer.items()}
+            for size, end in zip(rows, ends, strict=True)
+        ]
 
 
 def _remaining(batch: list[_Request]) -> float:

@@ -12,8 +12,8 @@ from tfbp.serving import json_text
 from tfbp.serving.status import Code, StatusError, invalid
 
 # The types that JSON can be converted to, by TensorFlow's name. Strings are arrays of bytes.
-_FLOATS = {"float32": np.float32, "float64": np.float64}
-_INTEGERS = {
+FLOATS = {"float32": np.float32, "float64": np.float64}
+INTEGERS = {
     name: np.dtype(name)
     for name in ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 }
@@ -53,14 +53,14 @@ def tensor(value: Any, dtype: str) -> Array:
         return array.reshape(shape)
     if dtype == "bool":
         return np.array(level, bool).reshape(shape)
-    if dtype in _INTEGERS:
-        limits = np.iinfo(_INTEGERS[dtype])
+    if dtype in INTEGERS:
+        limits = np.iinfo(INTEGERS[dtype])
         if min(level) < limits.min or max(level) > limits.max:
             raise _explained(value, dtype)
-        return np.array(level, _INTEGERS[dtype]).reshape(shape)
+        return np.array(level, INTEGERS[dtype]).reshape(shape)
     numbers = np.array(level, np.float64)
     with np.errstate(over="ignore"):  # to infinity, as a cast in C does
-        return numbers.astype(_FLOATS[dtype], copy=False).reshape(shape)
+        return numbers.astype(FLOATS[dtype], copy=False).reshape(shape)
 
 
 def string_of(value: Any) -> bytes:
@@ -100,9 +100,9 @@ def name(dtype: str) -> str:
 
 def _types(dtype: str) -> set[type]:
     """Returns the types of JSON values that can be of a dtype; none for one that none can be."""
-    if dtype in _FLOATS:
+    if dtype in FLOATS:
         return {int, float}
-    if dtype in _INTEGERS:
+    if dtype in INTEGERS:
         return {int}
     if dtype == "bool":
         return {bool}
@@ -150,8 +150,8 @@ def _check_value(value: Any, dtype: str) -> None:
             f"Conversion of JSON Value: {json_text.shown(value)} to type: {name(dtype)}",
         )
     fits = type(value) in types
-    if fits and dtype in _INTEGERS:
-        limits = np.iinfo(_INTEGERS[dtype])
+    if fits and dtype in INTEGERS:
+        limits = np.iinfo(INTEGERS[dtype])
         fits = limits.min <= value <= limits.max
     if not fits:
         raise invalid(

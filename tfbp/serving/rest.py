@@ -152,8 +152,7 @@ class Rest:
                 raise
             inputs = await self._reader.read(body, version.json)
             signature = version.signature(inputs.signature)
-            future = signature.submit(inputs.arrays, _seconds_to(deadline))
-            outputs = await asyncio.wrap_future(future)
+            outputs = await signature.answer(inputs.arrays, _seconds_to(deadline))
         write = rest_answer.rows if inputs.as_rows else rest_answer.columns
         size = sum(value.nbytes for value in outputs.values())
         return _Answer(Code.OK, await _call(size > _LARGE, write, outputs))
@@ -164,8 +163,7 @@ class Rest:
         with self._models.use(*spec) as version:
             missing = "No signature was found with the name"
             signature = inference.signature(version, inputs.signature, method, missing)
-            future = signature.submit(inputs.arrays, _seconds_to(deadline))
-            outputs = await asyncio.wrap_future(future)
+            outputs = await signature.answer(inputs.arrays, _seconds_to(deadline))
         (examples,) = inputs.arrays.values()
         if api == "classify":
             labels, scores = inference.classes(outputs, len(examples))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbp.serving import examples, json_document, json_text
+from tfbp.serving import examples, json_document, json_numbers, json_text
 from tfbp.serving.json_tensor import Array, is_binary, tensor
 from tfbp.serving.status import StatusError, invalid
 
@@ -72,6 +72,10 @@ def predict(body: bytes, signatures: Mapping[str, Specs] | StatusError, bounds: 
     Raises:
         StatusError: it holds no inputs that the signature takes.
     """
+    if not isinstance(signatures, StatusError):
+        inputs = _numbers(body, signatures, bounds)
+        if inputs is not None:
+            return inputs
     document = json_document.parse(body, bounds.depth)
     name = _signature_name(document)
     specs = _specs(name or DEFAULT, signatures)
@@ -131,6 +135,22 @@ def check_rows(count: int, most: int) -> None:
     """
     if count > most:
         raise invalid(f"Task size {count} is larger than maximum input batch size {most}")
+
+
+def _numbers(body: bytes, signatures: Mapping[str, Specs], bounds: Bounds) -> Inputs | None:
+    """Returns the inputs of a body that is right and holds nothing but numbers, which is fast."""
+    numbers = json_numbers.read(body, bounds.depth)
+    if numbers is None or numbers.key not in ("instances", "inputs"):
+        return None
+    name = numbers.strings.get("signature_name", "")
+    specs = signatures.get(name or DEFAULT, {})
+    if len(specs) != 1 or {"instances", "inputs"} & numbers.strings.keys():
+        return None
+    ((key, spec),) = specs.items()
+    if spec.batched and numbers.shape[0] > bounds.rows:
+        return None
+    array = numbers.array(spec.dtype)
+    return None if array is None else Inputs(name, {key: array}, numbers.key == "instances")
 
 
 def _signature_name(document: dict[str, Any]) -> str:

@@ -115,7 +115,7 @@ class Rpc:
             name = request.model_spec.signature_name or DEFAULT
             signature = version.signature(name)
             aliases = _chosen(list(request.output_filter), list(signature.outputs))
-            outputs = await _run(signature, inputs, seconds)
+            outputs = await signature.answer(inputs, seconds)
             response = predict_pb2.PredictResponse()
             _describe(response.model_spec, request.model_spec.name, name, version)
         size = sum(outputs[alias].nbytes for alias in aliases)
@@ -128,7 +128,7 @@ class Rpc:
             name = request.model_spec.signature_name
             signature = inference.signature(version, name, inference.CLASSIFY, _MISSING)
             inputs = examples.of_input(request.input)
-            outputs = await _run(signature, inputs, seconds)
+            outputs = await signature.answer(inputs, seconds)
             _fill_classes(response.result, outputs, len(inputs[examples.INPUT]))
             _describe(response.model_spec, request.model_spec.name, name or DEFAULT, version)
         return response
@@ -139,7 +139,7 @@ class Rpc:
             name = request.model_spec.signature_name
             signature = inference.signature(version, name, inference.REGRESS, _MISSING)
             inputs = examples.of_input(request.input)
-            outputs = await _run(signature, inputs, seconds)
+            outputs = await signature.answer(inputs, seconds)
             _fill_regressions(response.result, outputs, len(inputs[examples.INPUT]))
             _describe(response.model_spec, request.model_spec.name, name or DEFAULT, version)
         return response
@@ -153,7 +153,7 @@ class Rpc:
             signatures = _tasks(request, version)
             inputs = examples.of_input(request.input)
             count = len(inputs[examples.INPUT])
-            running = [_run(signature, inputs, seconds) for signature in signatures]
+            running = [signature.answer(inputs, seconds) for signature in signatures]
             for task, outputs in zip(request.tasks, await asyncio.gather(*running), strict=True):
                 result = response.results.add()
                 if task.method_name == inference.CLASSIFY:
@@ -182,10 +182,6 @@ class Rpc:
         raise StatusError(
             Code.UNIMPLEMENTED, "HandleReloadConfigRequest is not implemented: folders are watched"
         )
-
-
-async def _run(signature: Signature, inputs: Tensors, seconds: float) -> Tensors:
-    return await asyncio.wrap_future(signature.submit(inputs, seconds))
 
 
 async def _call(in_thread: bool, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -75,8 +74,7 @@ class Signature:
         )
         specs = (*self.inputs.values(), *self.outputs.values())
         self._joined = bool(self.inputs) and all(map(batched, specs))
-        threads = 1 if self._joined else os.cpu_count() or 1
-        self._batcher = Batcher(self.run, limits, threads)
+        self._batcher = Batcher(self.run, limits, 1 if self._joined else os.cpu_count() or 1)
 
     def run(self, inputs: Tensors, seconds: float) -> dict[str, Array]:
         """Returns the outputs for inputs that have been checked, by one call of the graph.
@@ -104,8 +102,10 @@ class Signature:
         with contextlib.suppress(tf.errors.DeadlineExceededError):
             self.run(inputs, self._limits.deadline_seconds)
 
-    def submit(self, inputs: Tensors, seconds: float | None = None) -> "Future[Tensors]":
-        """Returns the future outputs for inputs, which are checked first.
+    async def answer(self, inputs: Tensors, seconds: float | None = None) -> Tensors:
+        """Returns the outputs for inputs, which are checked first.
+
+        The images of a large request are answered some at a time: so others come in between.
 
         Args:
             inputs: name → array. One that is missing has the signature's own value, if any.
@@ -114,6 +114,8 @@ class Signature:
         Raises:
             StatusError: names, types, rows or images are not what the signature takes
                 (INVALID_ARGUMENT), or too many requests wait already (RESOURCE_EXHAUSTED).
+            TimeoutError: the seconds have passed.
+            tf.errors.OpError: the graph fails.
         """
         inputs, pixels = self._sized(self._checked(inputs))
         counts = {len(value) if value.ndim else None for value in inputs.values()}
@@ -122,13 +124,16 @@ class Signature:
         ]
         rest_request.check_rows(max(rows, default=0), self._limits.max_batch_size)
         joined = self._joined and len(counts) == 1 and None not in counts
-        if (
-            joined
-            and len(pixels) == rows[0]
-            and sum(pixels) > self._limits.max_image_pixels // _TURNS
-        ):
-            return self._submit_in_parts(inputs, pixels, seconds)
-        return self._batcher.submit(inputs, rows[0] if joined else None, seconds)
+        most = self._limits.max_image_pixels // _TURNS
+        if not (joined and len(pixels) == rows[0] and sum(pixels) > most):
+            return await self._batcher.submit(inputs, rows[0] if joined else None, seconds)
+        until = time.monotonic() + (self._limits.deadline_seconds if seconds is None else seconds)
+        answers = []
+        for start, end in _parts(pixels, most):
+            part = {key: value[start:end] for key, value in inputs.items()}
+            left = until - time.monotonic()
+            answers.append(await self._batcher.submit(part, end - start, left))
+        return {key: np.concatenate([answer[key] for answer in answers]) for key in self.outputs}
 
     def close(self) -> None:
         """Ends the threads once what is queued has been answered."""
@@ -205,45 +210,6 @@ class Signature:
             raise invalid(f"The images have {total} pixels, over the limit of {most}")
         return inputs, pixels
 
-    def _submit_in_parts(
-        self, inputs: Tensors, pixels: list[int], seconds: float | None
-    ) -> "Future[Tensors]":
-        """Returns the future outputs for many images, which are answered some at a time.
-
-        So the images of others come in between.
-        """
-        parts = [
-            {key: value[start:end] for key, value in inputs.items()}
-            for start, end in _parts(pixels, self._limits.max_image_pixels // _TURNS)
-        ]
-        whole: Future[Tensors] = Future()
-        answers: list[Tensors] = []
-        until = time.monotonic() + (self._limits.deadline_seconds if seconds is None else seconds)
-
-        def go_on() -> None:
-            part = parts[len(answers)]
-            rows = len(next(iter(part.values())))
-            future = self._batcher.submit(part, rows, until - time.monotonic())
-            future.add_done_callback(done)
-
-        def done(future: "Future[Tensors]") -> None:
-            try:
-                answers.append(future.result())
-                if len(answers) < len(parts):
-                    if not whole.cancelled():
-                        go_on()
-                    return
-                result = {
-                    key: np.concatenate([answer[key] for answer in answers]) for key in self.outputs
-                }
-            except BaseException as error:
-                _settle(whole, error=error)
-            else:
-                _settle(whole, result)
-
-        go_on()
-        return whole
-
 
 def _parts(pixels: list[int], most: int) -> list[tuple[int, int]]:
     """Returns start and end of runs of rows of about so many pixels, each of at least one row."""
@@ -256,18 +222,6 @@ def _parts(pixels: list[int], most: int) -> list[tuple[int, int]]:
     if ends[-1:] != [len(pixels)]:
         ends.append(len(pixels))
     return list(zip([0, *ends], ends, strict=False))
-
-
-def _settle(
-    future: "Future[Tensors]", result: Tensors | None = None, error: BaseException | None = None
-) -> None:
-    """Answers a future, unless nobody waits for it any more."""
-    if not future.set_running_or_notify_cancel():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result or {})
 
 
 def _too_large(sizes: list[int | None], limit: int) -> StatusError:
