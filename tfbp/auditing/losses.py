@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import tags
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding, listed
@@ -68,6 +69,13 @@ def _of_labels(examples: Examples, answer: np.ndarray) -> str:
     remedy = ""
     if _one_hot(examples.targets):
         remedy = " They are one-hot rows: give `targets.argmax(axis=-1)`."
+    elif tags.are_rows(examples.targets):
+        count = examples.targets.sum(axis=1)
+        row = int(np.flatnonzero(count != 1)[0])
+        remedy = (
+            f" They are rows of 0 and 1, and {examples.name(row)} has {count[row]:g} labels: "
+            "several are for `tfbp.MultiLabel`."
+        )
     return (
         "`examples` must carry one label, a whole number, for each row of logits. "
         f"Received: {_shown(spec)} against answers of shape {list(answer.shape[1:])}.{remedy}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbp.data import missing, structures
+from tfbp.data import missing, structures, tags
 from tfbp.data.numbers import unboxed
 from tfbp.errors import UserError, mistake
 
@@ -55,12 +55,17 @@ def separate(
     those that occur, sorted. Whole numbers are positions in `classes` already, unless `classes` are
     whole numbers themselves: then they are looked up like names. One-hot rows become labels if they
     are whole numbers or booleans, or if there are `classes`; floats that are whole numbers do so if
-    there are `classes`. Values to predict stay as they are, and so does what is no array of either.
+    there are `classes`. Other rows of 0 and 1 of these types, and lists of names, are several
+    labels each: see `tags`. Values to predict stay as they are, and so does what is no array.
 
     Raises:
         tfbp.UserError: a label is missing or is not among `classes`, a name cannot be written as
             UTF-8, or there are `classes` and the labels are fractions.
     """
+    if (lists := tags.lists(labels)) is not None:
+        if any(len(names) != 1 for names in lists):
+            return tags.from_lists(lists, classes, argument)
+        labels = [name for (name,) in lists]
     y = refuse_missing(labels, [] if classes is None else list(map(str, classes)), argument)
     if y.dtype.kind == "O" and not any(isinstance(value, (str, bytes)) for value in y.flat):
         y = unboxed(argument, y)
@@ -68,6 +73,10 @@ def separate(
         y = y[:, 0]
     if is_one_hot(y) and (y.dtype.kind != "f" or classes is not None):
         y = y.argmax(axis=1)
+    elif (
+        y.dtype.kind in "biuf" and tags.are_rows(y) and (y.dtype.kind != "f" or classes is not None)
+    ):
+        return tags.from_rows(y, getattr(labels, "columns", None) if classes is None else classes)
     if y.dtype.kind in "SUOT":
         return _by_name(y, classes, argument)
     if classes is None:

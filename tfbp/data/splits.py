@@ -62,7 +62,9 @@ class Splits:
                 reach the model as int32 or int64.
             y: labels [size], as whole numbers or names; or values to predict, floats [size, k] or
                 [size]. One-hot rows [size, classes] are labels if they are whole numbers or if
-                there are `classes`; so are floats that are whole, if there are `classes`.
+                there are `classes`; so are floats that are whole, if there are `classes`. Other
+                rows of 0 and 1 of these types, or a list of names for each example, are several
+                labels: float32 [labels], for `tfbp.MultiLabel`.
             x and y may be structures: dicts, or tuples, of such arrays with equally many rows, in
                 which x may hold text, [size, …], too. The model then takes, and answers, dicts of
                 the same names. In a structure whole numbers of x are int32 or int64.

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 from absl import logging
 
-from tfbp.data import grouping, labels, missing
+from tfbp.data import grouping, labels, missing, tags
 from tfbp.data.class_folders import PARTS, part_of
 from tfbp.data.examples import Examples
 from tfbp.data.image_files import OnBad, check_on_bad
@@ -173,12 +173,13 @@ def load(
     seed: int = 0,
     on_bad_example: OnBad = "fail",
 ) -> Splits:
-    """Loads a CSV file: one column is the target, the others are numbers that it is predicted from.
+    """Loads a CSV file: a column or more are targets, the others numbers to predict them from.
 
     Args:
         path: see `read_csv`.
         target: the column to predict: class names when its first cell is not a number or there are
-            `classes`, and else numbers.
+            `classes`, and else numbers. Or several, between commas: where all their cells are 0 or
+            1, one label for each row, or several (see `labels.separate`), called as the columns.
         classes: the classes to use, in the order of their labels. Default: all, sorted.
         weight: a column of weights: see `Splits.from_arrays`.
         group: a column that says what each row belongs to: see `Splits.from_arrays`.
@@ -193,24 +194,27 @@ def load(
             `Splits.from_arrays` raises.
     """
     table = read_csv(path)
-    roles = {"target": target, "weight": weight, "group": group, "split": split, "order": order}
-    used = {role: name for role, name in roles.items() if name is not None}
-    for role, name in used.items():
+    targets = [target] if target in table.columns else [name.strip() for name in target.split(",")]
+    others = {"weight": weight, "group": group, "split": split, "order": order}
+    roles = [("target", name) for name in targets]
+    roles += [(role, name) for role, name in others.items() if name is not None]
+    used = [name for _, name in roles]
+    for role, name in roles:
         table.column(role, name)
-        if list(used.values()).count(name) > 1:
+        if used.count(name) > 1:
             raise mistake(role, "must name a column that is used for nothing else", name)
     table = table.complete(on_bad_example, classes or ())
-    features = [name for name in table.columns if name not in used.values()]
+    features = [name for name in table.columns if name not in used]
     if not features:
-        raise UserError(f"{path} must have a column beside {', '.join(map(repr, used.values()))}.")
+        raise UserError(f"{path} must have a column beside {', '.join(map(repr, used))}.")
     x = table.numbers(features)
-    kept, y, names = _targets(table, target, classes)
+    kept, y, names = _targets(table, targets, classes)
     examples = Examples.from_arrays(
         x[kept],
         y,
         name=lambda index: f"row {table.rows[kept[index]]}",
         columns=features,
-        values=None if names else [target],
+        values=None if names else targets,
         weights=None if weight is None else table.numbers([weight])[kept, 0],
     )
 
@@ -234,13 +238,20 @@ def load(
 
 
 def _targets(
-    table: Table, target: str, classes: Sequence[str] | None
+    table: Table, targets: Sequence[str], classes: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...] | None]:
     """The positions of the rows that are used, their labels or values, and the class names."""
-    cells = table.columns[target]
+    cells = table.columns[targets[0]]
     every = np.arange(len(cells))
+    if len(targets) > 1:
+        if classes is not None:
+            raise mistake("classes", "must be left out where several targets have names", classes)
+        y = table.numbers(targets)
+        if tags.are_rows(y):
+            return every, *labels.separate(y, targets)
+        return every, y.astype(np.float64), None
     if classes is None and is_number(cells[0]):
-        return every, table.numbers([target])[:, 0].astype(np.float64), None
+        return every, table.numbers(targets)[:, 0].astype(np.float64), None
     for name in classes or ():
         if name not in cells:
             raise mistake("classes", "must be names of this data's classes", name, set(cells))
