@@ -5,6 +5,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tfbp.reporting.tensorboard import TensorBoard
 
+VECTOR = tf.TensorSpec((3,), tf.float32)
+NAMED = {"b": VECTOR, "a": tf.TensorSpec((2,), tf.float32)}
+
 
 class Subclass(keras.Model):
     def __init__(self):
@@ -31,12 +34,18 @@ def two_inputs():
     return keras.Model(inputs, keras.layers.Add()(inputs))
 
 
+def named():
+    inputs = {"b": keras.Input((3,)), "a": keras.Input((2,))}
+    both = keras.layers.Concatenate()([inputs["b"], inputs["a"]])
+    return keras.Model(inputs, keras.layers.Dense(2)(both))
+
+
 def events(folder):
     return EventAccumulator(str(folder)).Reload()
 
 
 def test_each_epoch_is_a_scalar_of_its_split(tmp_path):
-    board = TensorBoard(tmp_path)
+    board = TensorBoard(tmp_path, VECTOR)
     board.set_model(functional())
     board.on_train_begin()
     board.on_epoch_end(0, {"loss": 2.0, "val_loss": 3.0})
@@ -48,9 +57,12 @@ def test_each_epoch_is_a_scalar_of_its_split(tmp_path):
         assert [tf.make_ndarray(event.tensor_proto) for event in tensors] == values
 
 
-@pytest.mark.parametrize("build", [functional, subclass, two_inputs])
-def test_the_graph_of_the_model_is_there(tmp_path, build):
-    board = TensorBoard(tmp_path)
+@pytest.mark.parametrize(
+    ("build", "x"),
+    [(functional, VECTOR), (subclass, VECTOR), (two_inputs, (VECTOR, VECTOR)), (named, NAMED)],
+)
+def test_the_graph_of_the_model_is_there(tmp_path, build, x):
+    board = TensorBoard(tmp_path, x)
     board.set_model(build())
     board.on_train_begin()
     board.on_train_end()

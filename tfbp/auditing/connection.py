@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
+from tfbp.data import structures
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding
 from tfbp.modeling import keras_graph
@@ -35,9 +36,8 @@ def findings(
 
 def _reaching(model: keras.Model, splits: Splits) -> set[int]:
     """Returns the ids of the variables' handles that the model's output depends on."""
-    spec = splits.train.spec[0]
     call = tf.function(lambda x: model(x, training=False), autograph=False)
-    graph = call.get_concrete_function(tf.TensorSpec([None, *spec.shape], spec.dtype)).graph
+    graph = call.get_concrete_function(structures.batched(splits.train.spec[0])).graph
     inside = {id(inner): id(outer) for outer, inner in graph.captures}
     left, seen, handles = list(graph.outputs), set(), set()
     while left:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tfbp import fingerprint
+from tfbp.data import structures
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding, listed
@@ -40,11 +41,14 @@ def findings(splits: Splits, task: Task) -> Iterator[Finding]:
 
 def _keys(examples: Examples) -> np.ndarray:
     """Returns [size], dtype "S64": equal keys, equal examples."""
-    if examples.spec[0].shape.rank == 3:
+    x = examples.spec[0]
+    if not structures.is_nested(x) and x.shape.rank == 3:
         return examples.hashes
-    targets = np.ascontiguousarray(examples.targets)
-    pairs = zip(examples.hashes.tolist(), targets, strict=True)
-    return np.array([fingerprint.of_bytes(x, y.tobytes()) for x, y in pairs], "S64")
+    targets = map(np.ascontiguousarray, structures.leaves(examples.targets).values())
+    rows = zip(examples.hashes.tolist(), *targets, strict=True)
+    return np.array(
+        [fingerprint.of_bytes(row, *(each.tobytes() for each in y)) for row, *y in rows], "S64"
+    )
 
 
 def _overlap(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import structures
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding, listed
@@ -33,24 +34,30 @@ _FEW = 0.01
 
 def findings(splits: Splits) -> Iterator[Finding]:
     """Yields `near-copies`, for images and for rows of eight columns or more."""
-    shape = splits.train.spec[0].shape
-    is_image = shape.rank == 3
     held_out = {name: part for name, part in splits.parts().items() if name != "train"}
-    if not held_out or not (is_image or (shape.rank == 1 and shape[0] >= _COLUMNS)):
-        return
-    if not splits.train.spec[0].dtype.is_floating:  # tokens
-        return
+    for path, spec in structures.leaves(splits.train.spec[0]).items():
+        wide = spec.shape.rank == 1 and spec.shape[0] >= _COLUMNS
+        if not (spec.shape.rank == 3 or wide) or not spec.dtype.is_floating:  # tokens, text
+            continue
+        yield from _near(splits.train, held_out, path, spec.shape)
+
+
+def _near(
+    examples: Examples, held_out: dict[str, Examples], path: structures.Path, shape: tf.TensorShape
+) -> Iterator[Finding]:
+    """Yields the finding for one tensor of x."""
+    is_image = shape.rank == 3
     room = max(1, _NUMBERS // shape.num_elements())
-    train_rows = _spread(splits.train, min(_TRAIN, room))
-    train = _read(splits.train, train_rows)
+    train_rows = _spread(examples, min(_TRAIN, room))
+    train = _read(examples, train_rows, path)
     center, scale = train.mean(axis=0), np.maximum(train.std(axis=0), 1e-6)
-    known = set(splits.train.hashes.tolist())
+    known = set(examples.hashes.tolist())
     for name, part in held_out.items():
         rows = _spread(part, min(_HELD_OUT, room))
         rows = rows[[part.hashes[row] not in known for row in rows]]  # copies are another finding
         if not len(rows):
             continue
-        one, other = _read(part, rows), train
+        one, other = _read(part, rows, path), train
         if not is_image:
             one, other = ((each - center) / scale / len(scale) ** 0.5 for each in (one, other))
         distances = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T
@@ -60,15 +67,16 @@ def findings(splits: Splits) -> Iterator[Finding]:
         if len(near) <= _FEW * len(rows):
             continue
         pairs = [
-            f"{part.name(rows[row])} (like {splits.train.name(train_rows[nearest[row]])})"
+            f"{part.name(rows[row])} (like {examples.name(train_rows[nearest[row]])})"
             for row in near
         ]
+        where = f" in `{structures.named('x', path)}`" if path else ""
         yield Finding(
             "near-copies",
             f"{len(near)} of {len(rows)} examples of `{name}` are nearly the same as examples of "
-            f"`train`: {listed(pairs)}. If they belong together, as shots of one burst or readings "
-            "of one machine do, say so with `groups`, or cut in time with `order`: results are "
-            "too good else.",
+            f"`train`{where}: {listed(pairs)}. If they belong together, as shots of one burst or "
+            "readings of one machine do, say so with `groups`, or cut in time with `order`: "
+            "results are too good else.",
             warning=True,
         )
 
@@ -78,12 +86,12 @@ def _spread(examples: Examples, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, examples.size - 1, count).astype(np.int64))
 
 
-def _read(examples: Examples, rows: np.ndarray) -> np.ndarray:
+def _read(examples: Examples, rows: np.ndarray, path: structures.Path) -> np.ndarray:
     """Returns what is compared of some examples, float32 [rows, numbers]."""
 
     @tf.autograph.experimental.do_not_convert
     def look(chosen: tf.Tensor) -> tf.Tensor:
-        x, _ = examples.read(chosen)
+        x = structures.leaves(examples.read(chosen)[0])[path]
         return _small(x) if x.shape.rank == 4 else x
 
     blocks = tf.data.Dataset.from_tensor_slices(rows).batch(_BLOCK)

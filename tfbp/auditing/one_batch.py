@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import structures
 from tfbp.data.splits import Splits
 from tfbp.modeling import keras_graph
 from tfbp.modeling.freezing import Frozen
@@ -90,8 +91,9 @@ def _plain(model: keras.Model) -> bool:
 class _Step:
     """The loss and the gradients of one batch, computed anew at each call."""
 
-    def __init__(self, model: keras.Model, task: Task, x: np.ndarray, y: np.ndarray):
-        self._model, self._loss, self._batch = model, task.loss(), (tf.constant(x), tf.constant(y))
+    def __init__(self, model: keras.Model, task: Task, x: Any, y: Any):
+        self._model, self._loss = model, task.loss()
+        self._batch = structures.each(tf.constant, (x, y))
         self._variables = model.trainable_variables
         half = any(layer.compute_dtype == "float16" for layer in keras_graph.all_layers(model))
         self._scale = _FLOAT16_SCALE if half else 1.0
@@ -107,7 +109,7 @@ class _Step:
             id(self._variables[number]): self._first(each) for number, each in gradients.items()
         }
 
-    def _gradients(self, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
+    def _gradients(self, x: Any, y: Any) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
         # Keras freezes its variables, not TensorFlow's, which a tape would follow all the way down.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in self._variables])

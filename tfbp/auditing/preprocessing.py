@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import structures
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError
 from tfbp.finding import Finding
@@ -38,16 +39,22 @@ def findings(
         tfbp.UserError: the model does not take the examples.
     """
     known = _known([*_models(model), *backbones])
-    if splits.train.spec[0].shape.rank != 3 or not known:
+    if not known or not any(map(_is_image, structures.leaves(splits.train.spec[0]).values())):
         return
     x, _ = sample_outputs.few(splits.train, sample_outputs.EXAMPLES)
+    images = [each for each in structures.leaves(x).values() if each.ndim == 4]
     with contextlib.ExitStack() as stack:
         reached = [(backbone, stack.enter_context(_inputs(first))) for backbone, first in known]
         sample_outputs.compute(model, splits.train)
     for backbone, seen in reached:
         # None where the model does not use the backbone.
         if seen and seen[0].ndim == 4 and seen[0].shape[-1] == 3:
-            yield from _judge(backbone, x, seen[0])
+            # Of several images one is the backbone's: the one that it fits best.
+            yield from min((list(_judge(backbone, x, seen[0])) for x in images), key=len)
+
+
+def _is_image(spec: tf.TensorSpec) -> bool:
+    return spec.shape.rank == 3
 
 
 def _models(model: keras.Model) -> Iterator[keras.Model]:

@@ -6,19 +6,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import structures
+from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding
+from tfbp.modeling import model_inputs
 
 
 def findings(model: keras.Model, splits: Splits) -> Iterator[Finding]:
     """Yields `rounded-input`: Keras casts what it is given to the type of the model's input."""
-    spec, inputs = splits.train.spec[0], getattr(model, "inputs", None) or []
-    if not spec.dtype.is_integer or not splits.train.in_memory or len(inputs) != 1:
+    specs = structures.leaves(splits.train.spec[0])
+    taken = {
+        path: tensor
+        for path, tensor in model_inputs.matched(model, splits.train.spec[0]).items()
+        if specs[path].dtype.is_integer and not tf.as_dtype(tensor.dtype).is_integer
+    }
+    if not taken or not splits.train.in_memory:
         return
-    taken = tf.as_dtype(keras.backend.standardize_dtype(inputs[0].dtype))
-    if taken.is_integer:
-        return
-    x, _ = splits.train.read(tf.range(splits.train.size))
+    x = structures.leaves(splits.train.read(tf.range(splits.train.size))[0])
+    for path, tensor in taken.items():
+        yield from _rounded(splits.train, x[path], tensor)
+
+
+def _rounded(train: Examples, x: tf.Tensor, tensor: keras.KerasTensor) -> Iterator[Finding]:
+    taken = tf.as_dtype(keras.backend.standardize_dtype(tensor.dtype))
     rounded = np.asarray(tf.cast(tf.cast(x, taken), x.dtype) != x)
     rows = np.flatnonzero(rounded.reshape(len(rounded), -1).any(axis=1))
     if not len(rows):
@@ -27,9 +38,9 @@ def findings(model: keras.Model, splits: Splits) -> Iterator[Finding]:
     value = x.numpy()[first][rounded[first]].flat[0]
     yield Finding(
         "rounded-input",
-        f"`{inputs[0].name}` takes {taken.name}, which rounds the whole numbers of {len(rows)} of "
-        f"the {splits.train.size} training examples: {value} at {splits.train.name(first)} becomes "
+        f"`{tensor.name}` takes {taken.name}, which rounds the whole numbers of {len(rows)} of "
+        f"the {train.size} training examples: {value} at {train.name(first)} becomes "
         f"{int(tf.cast(tf.cast(value, taken), tf.float64))}. Subtract the smallest value from them "
         "all, or scale them; ids that are looked up are taken whole by "
-        f"`keras.Input(…, dtype={spec.dtype.name!r})`.",
+        f"`keras.Input(…, dtype={x.dtype.name!r})`.",
     )

@@ -24,6 +24,7 @@ from tfbp.caching.examples import CachedExamples
 from tfbp.caching.features import Features
 from tfbp.caching.prefix import OnFeatures, Prefix, find
 from tfbp.caching.row_file import Progress
+from tfbp.data import structures
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError
@@ -212,12 +213,15 @@ class FeatureCache:
 
     @functools.cached_property
     def _task_reads_x(self) -> bool:
-        x, y = (tf.TensorSpec((None, *each.shape), each.dtype) for each in self._train.spec)
-        (answer,) = self._model.outputs
-        outputs = tf.TensorSpec(answer.shape, answer.dtype)
+        x, y = structures.batched(self._train.spec)
+        outputs = self._model.output
+        if not structures.is_nested(outputs):  # a tensor, or a list of one
+            (outputs,) = self._model.outputs
+        outputs = structures.each(lambda each: tf.TensorSpec(each.shape, each.dtype), outputs)
         measure = tf.function(self._task.per_example, autograph=False)
         metrics = measure.get_concrete_function(x, y, outputs)
-        return bool(metrics.inputs[0].consumers())
+        given = metrics.inputs[: len(structures.leaves(x))]
+        return any(tensor.consumers() for tensor in given)
 
     def _prefixes_inside(self, index: int, prefix: Prefix) -> list[Prefix]:
         """Returns the prefixes of later phases that this phase's one contains, and all between."""

@@ -5,6 +5,7 @@ after view.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tfbp import fingerprint
 from tfbp.caching.features import Features
 from tfbp.caching.prefix import Prefix
+from tfbp.data import structures
 from tfbp.data.examples import Batch, Examples
 
 # Examples that are read at once for a fingerprint.
@@ -52,7 +54,7 @@ class CachedExamples(Examples):
             return self._compute(self._examples.read(indices)[0]), self._y(indices)
         return self._at(indices), self._y(indices)
 
-    def _y(self, indices: tf.Tensor) -> tf.Tensor:
+    def _y(self, indices: tf.Tensor) -> Any:
         return self._examples.read(indices)[1]  # x is not used, so no graph computes it.
 
     def _at(self, rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -75,12 +77,12 @@ class CachedExamples(Examples):
         return tuple(tf.dynamic_stitch(positions, list(pair)) for pair in pairs)
 
 
-def _on_cpu(part: keras.Model) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+def _on_cpu(part: keras.Model) -> Callable[[Any], tuple[tf.Tensor, ...]]:
     """Returns a part of a model, whose variables stay as they are, for the graph of a dataset,
     which runs on the CPU wherever the model may be.
     """
 
-    def compute(x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def compute(x: Any) -> tuple[tf.Tensor, ...]:
         with tf.device("CPU:0"), tf.init_scope():
             values = [(each, tf.identity(each.value)) for each in part.variables]
         with keras.StatelessScope(state_mapping=values):
@@ -94,7 +96,7 @@ def rows(examples: Examples) -> int:
     return examples.size * max(1, examples.views)
 
 
-def read_x(examples: Examples, rows: tf.Tensor, seed: int) -> tf.Tensor:
+def read_x(examples: Examples, rows: tf.Tensor, seed: int) -> Any:
     """Returns the x of rows: of examples or, view after view, of their views. A graph function."""
     if not examples.is_augmented:
         return examples.read(rows)[0]
@@ -115,5 +117,9 @@ def fingerprint_of_x(examples: Examples, seed: int) -> str:
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    read = [fingerprint.of_array(block) for block in blocks.prefetch(tf.data.AUTOTUNE)]
+    read = [
+        fingerprint.of_array(leaf)
+        for block in blocks.prefetch(tf.data.AUTOTUNE)
+        for leaf in structures.leaves(block).values()
+    ]
     return fingerprint.of_json([hashes, read])

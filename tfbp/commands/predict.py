@@ -111,7 +111,7 @@ def _reader(
         order = list(specs) if len(specs) == 1 else ordered and list(ordered)
         return lambda text: _columns(text, list(specs), order)
     if len(specs) != 1:
-        raise mistake(f"signature {name}", "must take one batch of inputs", sorted(specs))
+        return lambda text: _named(text, specs)
     ((key, spec),) = specs.items()
     if name == "image_bytes":
         return lambda text: {key: np.array(_content(text), object)}
@@ -149,6 +149,28 @@ def _columns(text: str, names: Sequence[str], order: Sequence[str] | None) -> Ro
     if values.keys() != set(names) or len(pairs) > len(values):
         raise mistake("INPUT", "must be name=number between commas, one of each", text, names)
     return {name: _numbers(value, 1)[0] for name, value in values.items()}
+
+
+def _named(text: str, specs: Mapping[str, tf.TensorSpec]) -> Row:
+    """Returns the inputs of a JSON object: `{"ids": [3, 1], "title": "…"}`."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or values.keys() != specs.keys():
+        rule = "must be a JSON object that holds one row of each input"
+        raise mistake("INPUT", rule, text, specs)
+    row = {}
+    for key, spec in specs.items():
+        shape = tf.TensorShape(spec.shape[1:])
+        try:
+            row[key] = tf.constant(values[key], spec.dtype).numpy()
+        except (TypeError, ValueError):
+            row[key] = None
+        if row[key] is None or not shape.is_compatible_with(np.shape(row[key])):
+            rule = f"must hold {spec.dtype.name} {shape.as_list()} as {key!r}"
+            raise mistake("INPUT", rule, values[key])
+    return row
 
 
 def _numbers(text: str, count: int | None) -> np.ndarray:

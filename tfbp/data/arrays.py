@@ -48,7 +48,7 @@ def inputs(x: object, names: Sequence[str] | None = None) -> tuple[Any, Any]:
 
     given = structures.of_user("x", x, checked)
     structures.check_sizes("x", given, ("x", given))
-    held = structures.of_user("x", given, narrowed)
+    held = structures.each_with_path(narrowed, given)
     if not structures.is_nested(given) and given.ndim == 1 and given.dtype.kind != "O":
         given, held = given[:, np.newaxis], held[:, np.newaxis]
     return held, given

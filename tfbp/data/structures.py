@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfbp.errors import mistake
 
@@ -72,6 +73,17 @@ def leaves(structure: Any) -> dict[Path, Any]:
 def each(function: Callable[..., Any], *structures: Any) -> Any:
     """Calls a function on the leaves of structures that are alike, and returns its results so."""
     return keras.tree.map_structure(function, *structures)
+
+
+def each_with_path(function: Callable[[Path, Any], Any], structure: Any) -> Any:
+    """Calls a function on each leaf, with its path, and returns its results in the structure."""
+    results = [function(path, leaf) for path, leaf in leaves(structure).items()]
+    return keras.tree.pack_sequence_as(structure, results)
+
+
+def batched(specs: Any) -> Any:
+    """The `tf.TensorSpec`s of a batch of any size, of those of one example."""
+    return each(lambda spec: tf.TensorSpec([None, *spec.shape], spec.dtype), specs)
 
 
 def size(structure: Any) -> int:

@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfbp.data import structures
 from tfbp.errors import UserError, mistake, reason
 from tfbp.gradients import recorder as gradient_recorder
 from tfbp.modeling import keras_graph, paths
@@ -42,7 +44,8 @@ def check_gradients(
     Args:
         model: a built model. If it is not compiled, it is compiled with `loss`, which must then be
             given. The gradients of its trainable variables are checked.
-        batch: (x, y) or (x, y, weight), arrays as `train_step` takes them; few examples will do.
+        batch: (x, y) or (x, y, weight), arrays as `train_step` takes them, x and y also dicts and
+            tuples of them; few examples will do.
             weight: float32 [examples], or [examples, 1] for sequences of labels; default: ones.
         loss: of (y, outputs), for a model that is not compiled: `task.loss()`.
         entries: how many entries of each variable are compared at most: half of them those with the
@@ -97,21 +100,26 @@ def _refusing(rule: str) -> Iterator[None]:
         raise UserError(f"{rule} It answered: {why}") from error
 
 
-def _tensors(
-    x: npt.ArrayLike, y: npt.ArrayLike, weight: npt.ArrayLike | None = None
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    inputs, labels = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-    if weight is None:
+def _tensors(x: Any, y: Any, weight: npt.ArrayLike | None = None) -> tuple[Any, Any, Any]:
+    def tensor(path: structures.Path, array: Any) -> tf.Tensor:
+        return tf.convert_to_tensor(array)
+
+    def ones(labels: tf.Tensor) -> tf.Tensor:
         inner = labels.shape.rank - (1 if labels.dtype.is_integer else 2)
-        weight = tf.ones([labels.shape[0]] + [1] * max(inner, 0))
-    return inputs, labels, tf.convert_to_tensor(weight, tf.float32)
+        return tf.ones([labels.shape[0]] + [1] * max(inner, 0))
+
+    x, y = structures.of_user("x", x, tensor), structures.of_user("y", y, tensor)
+    given = weight is not None
+    return x, y, tf.convert_to_tensor(weight, tf.float32) if given else structures.each(ones, y)
 
 
-def _to_float64(tensor: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tensor, tf.float64) if tensor.dtype.is_floating else tensor
+def _to_float64(tensors: Any) -> Any:
+    return structures.each(
+        lambda each: tf.cast(each, tf.float64) if each.dtype.is_floating else each, tensors
+    )
 
 
-def _loss(model: keras.Model, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor) -> Callable[[], float]:
+def _loss(model: keras.Model, x: Any, y: Any, weight: Any) -> Callable[[], float]:
     """Returns a function that computes the loss of the current weights, with the same seeds."""
     start = [(each.value, tf.identity(each.value)) for each in model.non_trainable_variables]
 
@@ -124,9 +132,7 @@ def _loss(model: keras.Model, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor) -> 
     return lambda: float(loss())
 
 
-def _gradients(
-    model: keras.Model, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor
-) -> list[tf.Tensor]:
+def _gradients(model: keras.Model, x: Any, y: Any, weight: Any) -> list[tf.Tensor]:
     with gradient_recorder.untouched(model), gradient_recorder.recording(model) as recorder:
         model.train_step((x, y, weight))
         return recorder.take()

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfbp.data import structures
 from tfbp.modeling import paths
 
 
@@ -36,13 +37,14 @@ def norms(model: keras.Model, loss: keras.losses.Loss) -> Callable:
     """
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def norms_of(x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
+    def norms_of(x: Any, y: Any) -> dict[str, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with _watching(model, tape) as inputs:
                 outputs = model(x, training=False)
-            if y.dtype.is_integer and y.shape.rank > 1:
+            if not structures.is_nested(y) and y.dtype.is_integer and y.shape.rank > 1:
                 outputs, y = outputs[:, -1:], y[:, -1:]
-            total = loss(y, outputs) * tf.cast(tf.shape(x)[0], tf.float32)
+            count = tf.shape(tf.nest.flatten(x)[0])[0]
+            total = loss(y, outputs) * tf.cast(count, tf.float32)
         gradients = tape.gradient(total, inputs, unconnected_gradients="zero")
         return {path: _mean_norm(gradient) for path, gradient in gradients.items()}
 

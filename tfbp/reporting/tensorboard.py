@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfbp.data import structures
+
 
 class TensorBoard(keras.callbacks.Callback):
     """Writes the scalars of each epoch and, when training begins, the model's graph.
@@ -17,16 +19,18 @@ class TensorBoard(keras.callbacks.Callback):
 
     Args:
         folder: receives the folders `train` and `validation`.
+        x: the `tf.TensorSpec`s of what the model takes, of one example.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, x: Any):
         super().__init__()
+        self._x = x
         self._folder = pathlib.Path(folder)
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         with self._writer("train").as_default():
-            tf.summary.graph(_forward(self.model))
+            tf.summary.graph(_forward(self.model, self._x))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         for name, value in (logs or {}).items():
@@ -47,17 +51,14 @@ class TensorBoard(keras.callbacks.Callback):
         return self._writers[split]
 
 
-def _forward(model: keras.Model) -> tf.Graph:
+def _forward(model: keras.Model, x: Any) -> tf.Graph:
     """Returns the graph of the model's forward pass, in inference mode."""
-    if getattr(model, "inputs", None):
-        specs = [tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs]
-    else:  # a subclass keeps the shape that it was built with, batch first
-        shape = model.get_build_config()["input_shape"]
-        specs = [tf.TensorSpec([None, *shape[1:]], model.input_dtype)]
-    single = len(specs) == 1
+
+    def batch(path: structures.Path, spec: tf.TensorSpec) -> tf.TensorSpec:
+        return tf.TensorSpec([None, *spec.shape], spec.dtype, structures.joined(path) or "x")
 
     @tf.function(autograph=False)
-    def forward(*inputs: tf.Tensor) -> Any:
-        return model(inputs[0] if single else list(inputs), training=False)
+    def forward(x: Any) -> Any:
+        return model(x, training=False)
 
-    return forward.get_concrete_function(*specs).graph
+    return forward.get_concrete_function(structures.each_with_path(batch, x)).graph

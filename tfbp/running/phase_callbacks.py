@@ -28,7 +28,8 @@ def own(
         callbacks.append(flow)
     if run.directory and run.workers.is_chief:
         callbacks.append(History(run.directory / directory.HISTORY, run.history))
-        callbacks.append(TensorBoard(run.directory / directory.TENSORBOARD / phase.name))
+        folder = run.directory / directory.TENSORBOARD / phase.name
+        callbacks.append(TensorBoard(folder, run.splits.train.spec[0]))
     if run.workers.is_chief:
         callbacks.append(Progress(phase.name, index + 1, len(run.phases), phase.epochs, steps))
     return callbacks

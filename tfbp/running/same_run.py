@@ -7,9 +7,11 @@ import platform
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfbp import fingerprint
+from tfbp.data import structures
 from tfbp.data.splits import Splits
 from tfbp.modeling import graph
 from tfbp.running.run import Run
@@ -30,9 +32,13 @@ def identity(run: Run) -> dict[str, Any]:
         "task": type(run.task).__name__,
         "loss": {"loss": loss.pop("class"), **loss},
         "metrics": {metric.name: measures.made_of(metric) for metric in run.task.metrics()},
-        "weighing": {"class_weights": None if weights is None else weights.tolist()},
+        "weighing": {"class_weights": structures.each(_plain, weights)},
     }
     return json.loads(json.dumps(made_of))  # as it comes back from a file
+
+
+def _plain(weights: np.ndarray | None) -> list[float] | None:
+    return None if weights is None else weights.tolist()
 
 
 def of_examples(splits: Splits) -> str:

@@ -238,7 +238,7 @@ class Classification:
                 "logits": answer,
             }
 
-        taken = inputs.of(examples, array="features", largest_image=self.largest_image)
+        taken = inputs.of(examples, array="features", largest_image=self.largest_image, model=model)
         return inputs.signatures(taken, classify, examples, bad=0.0)
 
     def _probability(self, probabilities: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:

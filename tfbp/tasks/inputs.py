@@ -1,16 +1,19 @@
-"""The inputs of signatures: images of any size, image files, columns of a table, or arrays."""
+"""The inputs of signatures: images of any size, image files, columns, arrays, and their names."""
 
 import dataclasses
 import itertools
 import keyword
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbp.data import images
+from tfbp.data import images, structures
 from tfbp.data.examples import Examples
+from tfbp.modeling import model_inputs
 from tfbp.tasks import sample_outputs
 from tfbp.tasks.task import Signature
 
@@ -21,29 +24,36 @@ class Input:
 
     Attributes:
         specs: the name of each input → its tensor, the batch first.
-        read: graph function from these, as keyword arguments, to the model's x, float32 [batch, …],
-            and which rows are good, bool [batch]; None: all of them.
-        write: from examples, float32 [n, …], to a request with these.
+        read: graph function from these, as keyword arguments, to the model's x, and which rows are
+            good, bool [batch]; None: all of them.
+        write: from x of examples, arrays [n, …], to a request with these.
     """
 
     specs: dict[str, tf.TensorSpec]
-    read: Callable[..., tuple[tf.Tensor, tf.Tensor | None]]
-    write: Callable[[np.ndarray], dict[str, np.ndarray]]
+    read: Callable[..., tuple[Any, tf.Tensor | None]]
+    write: Callable[[Any], dict[str, np.ndarray]]
 
 
-def of(examples: Examples, *, array: str, largest_image: int) -> dict[str, Input]:
+def of(
+    examples: Examples, *, array: str, largest_image: int, model: keras.Model | None = None
+) -> dict[str, Input]:
     """Returns signature → input, by what the examples are; `serving_default` comes first.
 
     Images: `image` (float32 [batch, height, width, 3], 0 to 255, of any size; grey ones have one
     channel too where the model's are grey) and, as the signature `image_bytes`, the input
     `image_bytes` (string [batch]: JPEG, PNG, GIF and BMP files of any sizes). Rows of a table: its
-    columns by their `identifiers` (float32 [batch] each). All else: `array`, as in the examples.
+    columns by their `identifiers` (float32 [batch] each). A structure: its tensors, as in the
+    examples, by their keys (`text_ids` of `x["text"]["ids"]`); those of a tuple by the names that
+    `model` has for its inputs, or as `x_0`, `x_1`, … where it has none. All else: `array`, as in
+    the examples.
 
     Args:
         array: name of the input that takes arrays.
         largest_image: height and width that an image file may have, in pixels.
     """
     spec = examples.spec[0]
+    if structures.is_nested(spec):
+        return {"serving_default": _named(spec, model)}
     if spec.shape.rank == 3 and spec.shape[-1] in (1, 3):
         height, width, channels = spec.shape
         return {
@@ -58,9 +68,28 @@ def of(examples: Examples, *, array: str, largest_image: int) -> dict[str, Input
     }
 
 
+def _named(spec: Any, model: keras.Model | None) -> Input:
+    paths = structures.leaves(spec)
+    names = [structures.joined(path) for path in paths]
+    if isinstance(spec, tuple):
+        taken = model_inputs.matched(model, spec) if model is not None else {}
+        names = [
+            model_inputs.name_of(taken.get(path)) or f"x_{names[i]}" for i, path in enumerate(paths)
+        ]
+    known = dict(zip(identifiers(names), structures.batched(list(paths.values())), strict=True))
+
+    def read(**received: tf.Tensor) -> tuple[Any, None]:
+        return keras.tree.pack_sequence_as(spec, [received[name] for name in known]), None
+
+    def write(rows: Any) -> dict[str, np.ndarray]:
+        return dict(zip(known, structures.leaves(rows).values(), strict=True))
+
+    return Input(known, read, write)
+
+
 def signatures(
     inputs: dict[str, Input],
-    answer: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    answer: Callable[[Any], dict[str, tf.Tensor]],
     examples: Examples,
     *,
     bad: float,

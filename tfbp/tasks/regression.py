@@ -112,7 +112,7 @@ class Regression:
                 return dict(zip(names, tf.unstack(y, axis=1), strict=True))
             return {"y": y}
 
-        taken = inputs.of(examples, array="x", largest_image=self.largest_image)
+        taken = inputs.of(examples, array="x", largest_image=self.largest_image, model=model)
         return inputs.signatures(taken, predict, examples, bad=math.nan)
 
     def assets(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import structures
 from tfbp.data.examples import Batch, Examples, order
 
 # Bytes that are copied in the time it takes to hand a batch from thread to thread, about 30 µs.
@@ -41,13 +42,14 @@ class Batching:
         batch_size: examples per global batch.
         seed: of the order of each epoch, and of augmentation.
         accumulate: batches of one update; an epoch's last update has those that are left.
-        class_weights: float32 [classes], for labels that are scalars; None: all weigh 1.
+        class_weights: float32 [classes], for labels that are scalars; None: all weigh 1. Where y is
+            a structure, one of these for each of its leaves, or None.
     """
 
     batch_size: int
     seed: int = 0
     accumulate: int = 1
-    class_weights: np.ndarray | None = None
+    class_weights: Any = None
 
 
 def training(
@@ -59,7 +61,7 @@ def training(
     - its slice of the global batch;
     - float32 weights, [slice], or [slice, 1] if y is a sequence of labels: the example's own weight
       times that of the label's class, each 1 where there is none, and 0 for the examples that stand
-      in for an empty slice;
+      in for an empty slice. Where y is a structure, so are they;
     - the factor, a float32 scalar, by which the mean over replicas of their means, summed over the
       batches of an update, becomes the mean of all examples of the update.
     """
@@ -76,13 +78,11 @@ def reader(examples: Examples, batching: Batching) -> Callable:
     size, batch_size, seed = examples.size, batching.batch_size, batching.seed
     accumulate, class_weights = batching.accumulate, batching.class_weights
     epoch_steps = steps_per_epoch(size, batch_size)
-    target = examples.spec[1]
-    # Keras multiplies the weights with losses of their rank: one for each index, or each vector.
-    inner = [1] * (target.shape.rank if target.dtype.is_integer else target.shape.rank - 1)
+    targets = examples.spec[1]
+    if class_weights is None:
+        class_weights = structures.each(lambda target: None, targets)
 
-    def read(
-        step: tf.Tensor, replica: tf.Tensor, replicas: int
-    ) -> tuple[Any, Any, tf.Tensor, tf.Tensor]:
+    def read(step: tf.Tensor, replica: tf.Tensor, replicas: int) -> tuple[Any, Any, Any, tf.Tensor]:
         epoch, low, high = _slice(step, epoch_steps, size, batch_size, replica, replicas)
         # If the batch is smaller than there are replicas, the whole of it stands in for an empty
         # slice: statistics that all replicas share are then those of the batch.
@@ -91,12 +91,20 @@ def reader(examples: Examples, batching: Batching) -> Callable:
         positions = tf.range(tf.where(empty, start, low), tf.where(empty, end, high))
         indices = order(positions, size, seed, epoch)
         x, y = examples.read_augmented(indices, seed, epoch)
-        weight = tf.fill([tf.size(indices), *inner], tf.where(empty, 0.0, 1.0))
-        if class_weights is not None:
-            weight *= tf.gather(tf.constant(class_weights, tf.float32), y)
-        if examples.weights is not None:
-            own = tf.gather(tf.constant(examples.weights), indices)
-            weight *= tf.reshape(own, [-1, *inner])
+
+        def weigh(target: tf.TensorSpec, labels: tf.Tensor, of_classes: Any) -> tf.Tensor:
+            # Keras multiplies the weights with losses of their rank: one for each index, or each
+            # vector.
+            inner = [1] * (target.shape.rank if target.dtype.is_integer else target.shape.rank - 1)
+            weight = tf.fill([tf.size(indices), *inner], tf.where(empty, 0.0, 1.0))
+            if of_classes is not None:
+                weight *= tf.gather(tf.constant(of_classes, tf.float32), labels)
+            if examples.weights is not None:
+                own = tf.gather(tf.constant(examples.weights), indices)
+                weight *= tf.reshape(own, [-1, *inner])
+            return weight
+
+        weight = structures.each(weigh, targets, y, class_weights)
         first = step % epoch_steps // accumulate * accumulate * batch_size
         count = tf.minimum(tf.constant(accumulate * batch_size, tf.int64), size - first)
         share = tf.cast((high - low) * replicas, tf.float32) / tf.cast(count, tf.float32)
@@ -153,7 +161,9 @@ def _at_once(examples: Examples, strategy: tf.distribute.Strategy, batch_size: i
     """Whether a batch is read in less time than another thread would take to hand it over."""
     if not examples.in_memory or examples.is_augmented or strategy.num_replicas_in_sync > 1:
         return False
-    row = sum(spec.shape.num_elements() * spec.dtype.size for spec in examples.spec)
+    row = sum(
+        each.shape.num_elements() * each.dtype.size for each in tf.nest.flatten(examples.spec)
+    )
     return batch_size * row <= SMALL
 
 

@@ -230,7 +230,7 @@ def _compile(model: keras.Model, strategy: tf.distribute.Strategy, skipping: boo
     # The sum of an epoch's losses stays NaN or infinite once one has been: one number tells it all.
     total = _loss(model).variables[0]
 
-    def one(x: Any, y: Any, weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    def one(x: Any, y: Any, weight: Any, share: tf.Tensor) -> tf.Tensor:
         before = [tf.identity(variable) for variable in counts]
         with model.optimizer.weighing(share):
             model.train_step((x, y, weight))
