@@ -35,7 +35,7 @@ def two_inputs():
 
 
 def named():
-    inputs = {"b": keras.Input((3,)), "a": keras.Input((2,))}
+    inputs = {"b": keras.Input((3,), name="b"), "a": keras.Input((2,), name="a")}
     both = keras.layers.Concatenate()([inputs["b"], inputs["a"]])
     return keras.Model(inputs, keras.layers.Dense(2)(both))
 

@@ -28,7 +28,7 @@ from tfbp.data import structures
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError
-from tfbp.modeling import freezing
+from tfbp.modeling import freezing, keras_graph
 from tfbp.modeling.freezing import Frozen
 from tfbp.settings import Settings
 from tfbp.tasks.task import Task
@@ -214,7 +214,9 @@ class FeatureCache:
     @functools.cached_property
     def _task_reads_x(self) -> bool:
         x, y = structures.batched(self._train.spec)
-        outputs = self._model.output
+        graph = keras_graph.graph_of(self._model)
+        assert graph is not None  # or there would be no prefix
+        outputs = keras_graph.graph_ends(graph)["outputs"]
         if not structures.is_nested(outputs):  # a tensor, or a list of one
             (outputs,) = self._model.outputs
         outputs = structures.each(lambda each: tf.TensorSpec(each.shape, each.dtype), outputs)
