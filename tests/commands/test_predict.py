@@ -207,16 +207,20 @@ def test_columns_that_are_not_all_named_are_refused(ratio, given, capsys):
     assert "`INPUT` must be " in err
 
 
-def test_inputs_that_are_no_columns_are_refused_with_their_names(tmp_path, capsys):
+def test_inputs_that_are_no_columns_are_a_json_object_of_their_names(tmp_path, capsys):
     specs = [tf.TensorSpec([None, 2], tf.float32, name) for name in ("left", "right")]
 
     @tf.function(input_signature=specs)
     def add(left, right):
         return {"sum": left + right}
 
-    code, _, err = predict(capsys, save(tmp_path / "1", add), "1")
+    model = save(tmp_path / "1", add)
+    code, out, _ = predict(capsys, model, '{"left": [1, 2], "right": [0.5, 4]}', "--json")
+    assert code == 0
+    assert json.loads(out)["sum"] == [1.5, 6]
+    code, _, err = predict(capsys, model, "1")
     assert code == 2
-    assert "['left', 'right']" in err
+    assert " - left\n - right" in err
 
 
 @pytest.mark.parametrize(("answer", "bad"), [("class", ""), ("y", float("nan"))])

@@ -2,7 +2,8 @@
 
 SAVED_MODEL is a version, or the folder of the versions, of which the newest answers. Nothing else
 of the run is needed. An INPUT is what the model takes: the path of an image file; a prompt, which
-it continues; or the numbers of one example, as in 5.1,3.5,1.4,0.2 or length=5.1,width=3.5
+it continues; the numbers of one example, as in 5.1,3.5,1.4,0.2 or length=5.1,width=3.5; or, of
+several inputs, a JSON object that names them: {"ids": [3, 1], "title": "a text"}
 """
 
 import dataclasses

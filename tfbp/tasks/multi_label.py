@@ -178,7 +178,7 @@ class MultiLabel:
                 "logits": logits,
             }
 
-        taken = inputs.of(examples, array="features", largest_image=self.largest_image)
+        taken = inputs.of(examples, array="features", largest_image=self.largest_image, model=model)
         return inputs.signatures(taken, choose, examples, bad=0.0)
 
     def assets(self) -> dict[str, str]:
