@@ -41,6 +41,33 @@ def test_one_update_is_that_of_keras_with_sample_weights(classes):
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
 
 
+ROWS = (X[:, :3] > 0).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("y", "task", "units", "loss"),
+    [
+        (LABELS > 0, tfbp.Classification("ab"), 1, keras.losses.BinaryCrossentropy(True)),
+        (ROWS, tfbp.MultiLabel("abc"), 3, keras.losses.BinaryCrossentropy(True)),
+        (LABELS, tfbp.Ordinal("abc"), 2, tfbp.Ordinal("abc").loss()),
+        (ROWS, tfbp.Regression(loss="huber"), 3, keras.losses.Huber()),
+    ],
+    ids=["one logit", "several labels", "ranks", "own loss"],
+)
+def test_every_task_weighs_its_examples_as_keras_does(y, task, units, loss):
+    ours, theirs = model(units), model(units)
+    splits = tfbp.Splits(tfbp.Examples.from_arrays(X, y, weights=WEIGHTS))
+    phases = [tfbp.Phase("fit", ".*", epochs=2, learning_rate=0.5, optimizer="sgd")]
+    settings = tfbp.Settings(batch_size=len(X))
+    unweighted = tfbp.fit(ours, splits, task, phases, settings).result["metrics"]["train"]["loss"]
+    theirs.compile(keras.optimizers.SGD(0.5), loss)
+    theirs.fit(X, y, sample_weight=WEIGHTS, batch_size=len(X), epochs=2, verbose=0)
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+    expected = theirs.evaluate(X, y, batch_size=len(X), verbose=0)
+    assert unweighted == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_example_without_weight_is_not_learnt_from():
     wrong = np.where(LABELS == 0, 1, LABELS)  # a third of the labels, spoilt
     phases = [tfbp.Phase("fit", ".*", epochs=2, learning_rate=0.5, optimizer="sgd")]

@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbp import Classification, LanguageModel, Regression, Splits, Vocabulary, image_folder
+from tfbp import (
+    Classification,
+    LanguageModel,
+    MultiLabel,
+    Regression,
+    Splits,
+    Vocabulary,
+    image_folder,
+)
 from tfbp.auditing import examples
 from tfbp.data import text
 from tfbp.data.examples import Examples
@@ -107,6 +115,17 @@ def test_a_class_without_test_examples_is_a_warning():
     (finding,) = found(taken(IMAGES, range(18)), test=taken(IMAGES, [18, 19]))
     assert (finding.id, finding.warning) == ("class-missing", True)
     assert "`test` has no example of 'cat'" in finding.message
+
+
+def test_a_label_that_no_example_or_every_example_has_is_told():
+    rows = np.stack([LABELS == 0, LABELS == 1, np.arange(30) < 0], axis=1).astype(np.float32)
+    rows[18:, 0] = 1
+    train, test = taken(IMAGES, range(18), rows), taken(IMAGES, range(18, 30), rows)
+    missing, empty, always = found(train, test=test, task=MultiLabel(NAMES))
+    assert (missing.id, missing.warning) == ("class-missing", False)
+    assert "no example of `train` has 'cat': it cannot be learnt" in missing.message
+    assert "no example of `test` has 'cat'" in empty.message and empty.warning
+    assert "no example of `test` lacks 'ant'" in always.message and always.warning
 
 
 def imbalanced(few, many):

@@ -2,7 +2,15 @@ import keras
 import numpy as np
 import pytest
 
-from tfbp import Classification, LanguageModel, Regression, Splits, Vocabulary
+from tfbp import (
+    Classification,
+    LanguageModel,
+    MultiLabel,
+    Ordinal,
+    Regression,
+    Splits,
+    Vocabulary,
+)
 from tfbp.auditing import losses
 from tfbp.data import text
 from tfbp.data.examples import Examples
@@ -37,6 +45,8 @@ SPARSE = keras.losses.SparseCategoricalCrossentropy
 CATEGORICAL = keras.losses.CategoricalCrossentropy
 BINARY = keras.losses.BinaryCrossentropy
 TWO = LABELS % 2
+TAGS = (X[:, :3] > 0).astype(np.float32)
+FOCAL = keras.losses.CategoricalFocalCrossentropy(from_logits=True)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +61,15 @@ TWO = LABELS % 2
         (lambda: dense(1, "sigmoid"), TWO, trained_with(BINARY())),
         (lambda: dense(1), VALUES, Regression()),
         (lambda: dense(3), ROWS, Regression()),
+        (lambda: dense(1), TWO, Classification(NAMES[:2], logits=1)),
+        (dense, LABELS, Classification(NAMES, loss=FOCAL)),
+        (dense, TAGS, MultiLabel(NAMES)),
+        (lambda: dense(2), LABELS, Ordinal(NAMES)),
     ],
-    ids=["logits", "smoothed", "softmax", "rows", "rows, softmax", "binary", "sigmoid", "1", "3"],
+    ids=[
+        *("logits", "smoothed", "softmax", "rows", "rows, softmax", "binary", "sigmoid", "1", "3"),
+        *("one logit", "focal", "several", "ranks"),
+    ],
 )
 def test_what_fits_passes(model, y, task):
     assert found(model(), y, task) == []
@@ -102,6 +119,18 @@ def zeros(units):
             trained_with(BINARY(from_logits=True)),
             "Leave the sigmoid",
         ),
+        (
+            lambda: dense(1, "sigmoid"),
+            TWO,
+            Classification(NAMES[:2], logits=1),
+            "Leave the sigmoid of its last layer out",
+        ),
+        (lambda: dense(3, "sigmoid"), TAGS, MultiLabel(NAMES), "Leave the sigmoid of its last"),
+        (lambda: dense(3, "softmax"), TAGS, MultiLabel(NAMES), "Leave the softmax of its last"),
+        (lambda: dense(2, "softmax"), LABELS, Ordinal(NAMES), "Leave the softmax of its last"),
+        (lambda: dense(3, "softmax"), LABELS, Classification(NAMES, loss=FOCAL), "the softmax"),
+        (dense, LABELS, MultiLabel(NAMES), "0 or 1 for each label, as floats, .* int64 []"),
+        (dense, TAGS, Classification(NAMES), "has 2 labels: several are for `tfbp.MultiLabel`"),
         (lambda: dense(5), LABELS, Classification(NAMES), "the 3 classes. Received: .* [5]"),
         (lambda: dense(2), LABELS, Classification(NAMES), "the 3 classes. Received: .* [2]"),
         (dense, ROWS, Classification(NAMES), "one-hot rows: give `targets.argmax(axis=-1)`"),

@@ -243,3 +243,22 @@ def test_image_files_are_sent_as_they_are_and_a_bad_one_is_named(answer, bad, tm
     assert (code, out) == (2, "")
     assert "`INPUT` must be a JPEG, PNG, GIF or BMP file" in err and "text.png" in err
     assert "No such file" in predict(capsys, model, tmp_path / "none.png")[2]
+
+
+def test_several_labels_are_shown_by_those_that_are_chosen(tmp_path, capsys):
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, "features")])
+    def choose(features):
+        names = tf.constant(["red", "green", "blue"])
+        every = tf.broadcast_to(names, tf.shape(features))
+        return {
+            "labels": tf.where(features > 0.5, every, ""),
+            "classes": every,
+            "probabilities": features,
+        }
+
+    model = save(tmp_path / "1", choose)
+    code, out, _ = predict(capsys, model, "0.75,0.25,1", "0,0.125,0")
+    assert code == 0
+    first, second = out.splitlines()[-2:]
+    assert first.split() == ["0.75,0.25,1", "red,blue", "0.75,0.25,1"]
+    assert second.split() == ["0,0.125,0", "0,0.125,0"]

@@ -111,8 +111,10 @@ def _classes(parts: dict[str, Examples], names: Sequence[str]) -> Iterator[Findi
 
 
 def _labels(parts: dict[str, Examples], names: Sequence[str]) -> Iterator[Finding]:
-    """Yields what `_classes` does, for rows of 0 and 1."""
+    """Yields what `_classes` does, for rows of 0 and 1; others are refused by the task."""
     for part, examples in parts.items():
+        if getattr(examples.targets, "shape", ())[1:] != (len(names),):
+            continue
         share = examples.targets.mean(axis=0)
         for count, having in ((0, "has"), (1, "lacks")):
             concerned = np.flatnonzero(share == count).tolist()

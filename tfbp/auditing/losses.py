@@ -107,8 +107,9 @@ def _of_values(examples: Examples, answer: np.ndarray, loss: keras.losses.Loss) 
     if isinstance(loss, _BINARY) and spec.dtype.is_integer and (*spec.shape, 1) == got:
         return ""  # Keras lines 0 or 1 up with a single answer
     if spec.dtype.is_integer:
+        due = "0 or 1 for each label" if isinstance(loss, _BINARY) else "numbers to predict"
         return (
-            "`examples` must carry numbers to predict, as floats, in the shape of the answers. "
+            f"`examples` must carry {due}, as floats, in the shape of the answers. "
             f"Received: {_shown(spec)} against answers of shape {list(got)}."
         )
     return (

@@ -15,8 +15,10 @@ def of_splits(splits: Mapping[str, Mapping]) -> str:
 
 
 def of_classes(report: Mapping) -> str:
-    """Formats a classification's report: precision, recall and F1 by class, and their means."""
+    """Formats a report of classes: precision, recall and F1 of each, and their means."""
     means = {"(mean)": report["macro"], "(mean by support)": report["weighted"]}
+    if "micro" in report:
+        means["(all together)"] = report["micro"]
     return of_splits({**report["per_class"], **means})
 
 

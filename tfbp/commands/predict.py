@@ -216,6 +216,8 @@ def _plain(value: np.ndarray) -> list:
 
 def _refused(row: dict) -> bool:
     """Whether the row is the answer to an image file that cannot be read."""
+    if "classes" in row:
+        return set(row["classes"]) == {""}
     return row["class"] == "" if "class" in row else set(np.ravel(list(row.values()))) == {None}
 
 
@@ -229,7 +231,8 @@ def _lines(inputs: Sequence[str], rows: list[dict]) -> str:
 def _table(inputs: Sequence[str], rows: list[dict]) -> str:
     if "text" in rows[0]:
         return "\n\n".join(row["text"] for row in rows)
-    names = [name for name in ("class", "probability") if name in rows[0]] or list(rows[0])
+    shown = ("class", "probability") if "class" in rows[0] else ("labels", "probabilities")
+    names = [name for name in shown if name in rows[0]] or list(rows[0])
     cells = [
         [text, *(_cell(row[name]) for name in names)]
         for text, row in zip(inputs, rows, strict=True)
@@ -239,5 +242,5 @@ def _table(inputs: Sequence[str], rows: list[dict]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, list):
-        return ",".join(map(_cell, value))
+        return ",".join(_cell(each) for each in value if each != "")  # labels that are chosen
     return f"{value:.6g}" if isinstance(value, float) else str(value)
