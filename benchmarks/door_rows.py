@@ -120,6 +120,23 @@ def _of_vectors(splits: tfbp.Splits) -> keras.Model:
     return keras.Model(vector, _head(layers.Dense(8, "tanh", name="body")(x), 3))
 
 
+def _two_kinds() -> tfbp.Splits:
+    y = {"species": np.array(["cat", "dog", "eel"])[labels()], "size": _vectors()[:, 0]}
+    return tfbp.Splits.from_arrays(_vectors(), y)
+
+
+def _of_two_outputs(splits: tfbp.Splits) -> keras.Model:
+    vector = keras.Input((6,))
+    x = layers.Dense(8, "tanh", name="body")(vector)
+    outputs = {"species": _head(x, 3, "head_species"), "size": _head(x, 1, "head_size")}
+    return keras.Model(vector, outputs)
+
+
+def _two_tasks(splits: tfbp.Splits) -> tfbp.Tasks:
+    species = tfbp.Classification(splits.classes["species"])
+    return tfbp.Tasks({"species": species, "size": tfbp.Regression()}, loss_weights={"size": 0.5})
+
+
 def _classification(splits: tfbp.Splits) -> tfbp.Classification:
     return tfbp.Classification(splits.classes)
 
@@ -128,6 +145,7 @@ ROWS = {
     "two inputs": Row(two_inputs, _classification, _of_two_inputs),
     "KerasHub's BERT": Row(_tokens, _classification, _bert),
     "strings": Row(_strings, _classification, _of_strings, frozen=False),
+    "two outputs": Row(_two_kinds, _two_tasks, _of_two_outputs),
     "weights": Row(_weighted, _classification, _of_vectors),
     "groups": Row(_grouped, _classification, _of_vectors),
 }

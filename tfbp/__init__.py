@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # For type checkers and editors; a test holds it against the 
     from tfbp.tasks.multi_label import MultiLabel as MultiLabel
     from tfbp.tasks.ordinal import Ordinal as Ordinal
     from tfbp.tasks.regression import Regression as Regression
+    from tfbp.tasks.several import Tasks as Tasks
     from tfbp.tasks.task import Task as Task
     from tfbp.training.phase import Phase as Phase
 
@@ -57,6 +58,7 @@ _MODULES = {
     "Ordinal": "tfbp.tasks.ordinal",
     "Regression": "tfbp.tasks.regression",
     "LanguageModel": "tfbp.tasks.language",
+    "Tasks": "tfbp.tasks.several",
     "Task": "tfbp.tasks.task",
     "Phase": "tfbp.training.phase",
     "check_gradients": "tfbp.gradients.check",

@@ -28,7 +28,7 @@ from tfbp.finding import IDS, AuditFailed, Finding
 from tfbp.modeling import freezing
 from tfbp.settings import DEFAULTS, Settings
 from tfbp.tasks import sample_outputs
-from tfbp.tasks.classification import suited
+from tfbp.tasks.several import suited
 from tfbp.tasks.task import Task
 from tfbp.training.phase import Phase
 

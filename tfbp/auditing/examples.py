@@ -5,6 +5,7 @@ targets must be equal too: rows of a table may well repeat their features. Windo
 each other by nature, and count only where most of a split is in another.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +16,7 @@ from tfbp.data import structures
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding, listed
+from tfbp.tasks import several
 from tfbp.tasks.multi_label import MultiLabel
 from tfbp.tasks.task import Task
 
@@ -31,6 +33,14 @@ def findings(splits: Splits, task: Task) -> Iterator[Finding]:
     for name, examples in parts.items():
         if examples.characters_per_token is None:
             yield from _duplicates(name, examples, keys[name])
+    for part in several.parts(task):
+        where = f"of the output {part.name!r}: " if part.name else ""
+        for finding in _of_labels(part.splits(splits), part.task):
+            yield dataclasses.replace(finding, message=where + finding.message)
+
+
+def _of_labels(splits: Splits, task: Task) -> Iterator[Finding]:
+    parts = splits.parts()
     if isinstance(task, MultiLabel):
         yield from _labels(parts, task.classes)
     elif splits.train.labels is not None:

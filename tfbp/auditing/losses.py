@@ -1,6 +1,7 @@
 """Whether the loss reads the model's answers, and the targets, as what they are."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,9 +12,10 @@ from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.finding import Finding, listed
 from tfbp.modeling import keras_graph
-from tfbp.tasks import sample_outputs
+from tfbp.tasks import sample_outputs, several
 from tfbp.tasks.one_hot import OF_ROWS, OneHot
 from tfbp.tasks.ordinal import RankCrossentropy
+from tfbp.tasks.several import Tasks
 from tfbp.tasks.task import Task
 
 _OF_LABELS = (keras.losses.SparseCategoricalCrossentropy, OneHot)
@@ -22,11 +24,22 @@ _OF_UNITS = (*_BINARY, RankCrossentropy)  # each logit of which is a decision
 
 
 def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding]:
-    """Yields `loss-mismatch`: by the task's loss, the targets, and answers to a few examples.
+    """Yields `loss-mismatch`: by the loss, the targets, and answers to a few examples.
 
     Raises:
-        tfbp.UserError: the model does not take the examples, or has not one finite output.
+        tfbp.UserError: the model does not take the examples, or has not one finite output for each
+            task.
     """
+    if isinstance(task, Tasks):
+        task.check_names(splits.train)
+        sample_outputs.outputs(model, splits.train)  # of the same names
+    for part in several.parts(task):
+        for message in _messages(part.model(model), part.splits(splits), part.task):
+            where = f"of the output {part.name!r}: " if part.name else ""
+            yield Finding("loss-mismatch", where + message)
+
+
+def _messages(model: keras.Model, splits: Splits, task: Task) -> Iterator[str]:
     loss, examples = task.loss(), splits.train
     answer = sample_outputs.outputs(model, examples)
     if isinstance(loss, _OF_LABELS):
@@ -45,8 +58,7 @@ def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding
         ]
     else:
         messages = [_unit_scale(model, answer, loss) if isinstance(loss, _OF_UNITS) else ""]
-    for message in filter(None, messages):
-        yield Finding("loss-mismatch", message)
+    yield from filter(None, messages)
 
 
 def _names(splits: Splits, task: Task) -> str:
@@ -168,8 +180,8 @@ _SQUASHING = ("softmax", "sigmoid")
 
 def _last_activation(model: keras.Model) -> str:
     """Returns the function that a model's output comes from; "" where its graph does not say."""
-    operation = model
-    while isinstance(operation, keras.Model):
+    operation: Any = model
+    while isinstance(operation, keras.Model | several.Output):
         outputs = getattr(operation, "outputs", None) or [None]
         operation = keras_graph.producer(outputs[0])
     function = getattr(operation, "activation", None)

@@ -30,5 +30,8 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
         print(json.dumps(values, ensure_ascii=False))
         return
     print(metrics.of_splits({f"{settings.split} ({examples.size})": values}))
-    if "report" in values:
-        print(f"\n{metrics.of_classes(values['report'])}")
+    for name, report in values.items():  # "report", or of several outputs "species_report"
+        if isinstance(report, dict):
+            title = name.removesuffix("report").rstrip("_")
+            print(f"\n{title}\n" if title else "")
+            print(metrics.of_classes(report))

@@ -277,6 +277,16 @@ class Examples:
             preparation=f"{self.preparation}, {preparation}" if known else None,
         )
 
+    def with_target(self, name: str) -> "Examples":
+        """These examples with one array of y, which is a dict, for their y."""
+
+        def read(indices: tf.Tensor) -> Batch:
+            x, y = self._read(indices)
+            return x, y[name]
+
+        spec = self.spec[0], self.spec[1][name]
+        return self._with(read=read, spec=spec, targets=self.targets[name])
+
     def _with(self, **changes: object) -> "Examples":
         current: dict[str, Any] = {
             "read": self._read,

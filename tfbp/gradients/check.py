@@ -13,6 +13,7 @@ from tfbp.data import structures
 from tfbp.errors import UserError, mistake, reason
 from tfbp.gradients import recorder as gradient_recorder
 from tfbp.modeling import keras_graph, paths
+from tfbp.tasks import several
 
 _EPSILON = float(np.finfo(np.float64).eps)
 # Where the truncation error of a central difference, of order h², equals its rounding error, of
@@ -68,7 +69,7 @@ def check_gradients(
     if entries < 1:
         raise mistake("entries", "must be at least 1", entries)
     if not model.compiled:
-        model.compile(optimizer="sgd", loss=loss)
+        model.compile(optimizer="sgd", **several.compiled(loss))
     generator = np.random.default_rng(seed)
     with _refusing("`batch` must be (x, y) or (x, y, weight), as `model` takes them."):
         x, y, weight = _tensors(*batch)

@@ -24,6 +24,7 @@ from tfbp.resuming.state import Position, State
 from tfbp.running import directory as run_directory
 from tfbp.running import phase_callbacks
 from tfbp.running.run import Run
+from tfbp.tasks import several
 from tfbp.training import batches, loop, optimizer
 from tfbp.training import proof as proving
 from tfbp.training.early_stopping import EarlyStopping
@@ -53,7 +54,7 @@ def train(run: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
     # The model goes back to its owner as plain Keras compiles it: it saves and loads without tfbp.
     with run.strategy.scope():
         plain = optimizer.plain(run.phases[-1])
-        run.model.compile(plain, loss=run.task.loss(), metrics=run.task.metrics())
+        run.model.compile(plain, **several.measured(run.task))
     run.result = {
         "seed": run.settings.seed,
         "versions": {
@@ -79,8 +80,7 @@ def compile(run: Run, phase: Phase) -> freezing.Frozen:
     with run.strategy.scope():
         run.model.compile(
             optimizer=optimizer.build(phase, phase.epochs * in_epoch, frozen),
-            loss=run.task.loss(),
-            metrics=run.task.metrics(),
+            **several.measured(run.task),
             auto_scale_loss=False,  # the optimizer does
         )
         keras_graph.save_with_optimizer(run.model, optimizer.plain(phase))

@@ -17,7 +17,7 @@ from tfbp.errors import mistake
 from tfbp.exporting import versions
 from tfbp.modeling import freezing
 from tfbp.settings import Settings
-from tfbp.tasks.classification import suited
+from tfbp.tasks.several import suited
 from tfbp.tasks.task import Task
 from tfbp.training import optimizer
 from tfbp.training.evaluator import Evaluator

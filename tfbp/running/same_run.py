@@ -15,7 +15,7 @@ from tfbp.data import structures
 from tfbp.data.splits import Splits
 from tfbp.modeling import graph
 from tfbp.running.run import Run
-from tfbp.tasks import measures
+from tfbp.tasks import measures, several
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -31,7 +31,10 @@ def identity(run: Run) -> dict[str, Any]:
         "phases": [dataclasses.asdict(phase) for phase in run.phases],
         "task": type(run.task).__name__,
         "loss": {"loss": loss.pop("class"), **loss},
-        "metrics": {metric.name: measures.made_of(metric) for metric in run.task.metrics()},
+        "metrics": {
+            name: measures.made_of(metric)
+            for name, metric in several.named_metrics(run.task).items()
+        },
         "weighing": {"class_weights": structures.each(_plain, weights)},
     }
     return json.loads(json.dumps(made_of))  # as it comes back from a file

@@ -99,7 +99,7 @@ def signatures(
     Args:
         answer: graph function from the model's x to the outputs, [batch, …].
         examples: what requests are made of.
-        bad: every number in the answer to a bad row; its strings are "".
+        bad: every number in the answer to a bad row, or 0 if they are whole; its strings are "".
     """
 
     def function(item: Input) -> Callable[..., dict[str, tf.Tensor]]:
@@ -180,4 +180,7 @@ def _columns(names: Sequence[str], dtype: tf.DType) -> Input:
 
 def _blank(value: tf.Tensor, good: tf.Tensor, bad: float) -> tf.Tensor:
     rows = tf.reshape(good, [-1] + [1] * (value.shape.rank - 1))
-    return tf.where(rows, value, tf.constant("" if value.dtype == tf.string else bad, value.dtype))
+    floating = value.dtype.is_floating
+    return tf.where(
+        rows, value, tf.constant(bad, value.dtype) if floating else tf.zeros([], value.dtype)
+    )

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tfbp.data import structures
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
 from tfbp.training import batches
@@ -201,7 +202,10 @@ def build(model: keras.Model, examples: Examples, strategy: tf.distribute.Strate
             model.optimizer.build(model.trainable_variables)
 
     def metrics(x: Any, y: Any) -> None:
-        model.compute_metrics(x, y, model(x, training=False))
+        outputs = model(x, training=False)
+        model.compute_metrics(x, y, outputs)
+        if structures.is_nested(y):  # each output's loss has a metric of its own
+            model.compute_loss(x, y, outputs)
 
     run = strategy.run
     if strategy.num_replicas_in_sync > 1:  # of which TensorFlow warns outside of a graph
