@@ -22,7 +22,7 @@ PAGES = {
 RUN, SHOWN = {"python", "sh"}, {"console", "text"}
 # The README's lines are run in test_readme.py, and the quickstart shows the same ones. What a
 # program of several workers needs is started below.
-PYTHON = ["data.md", "phases.md", "gradients.md", "audit.md", "recipes.md"]
+PYTHON = ["data.md", "tasks.md", "phases.md", "gradients.md", "audit.md", "recipes.md"]
 # Flags that make a call short, by what it runs.
 SHORT = {
     "vgg16": ["--scratch_epochs=1", "--head_epochs=1", "--tune_epochs=1"],
