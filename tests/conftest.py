@@ -7,8 +7,6 @@ import json
 import os
 import pathlib
 import socket
-import subprocess
-import sys
 import tempfile
 
 import pytest
@@ -18,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 
 import hypothesis
+import processes
 import tensorflow as tf
 
 # How long an example takes depends on what else the machine does.
@@ -69,14 +68,13 @@ def in_process_parity(request):
     """Exports are compared with their model in this process, 6 to 9 CPU seconds sooner each.
 
     The same loader answers the same requests, so that a wrong export is refused as ever; that
-    nothing of this process is needed for it is what tests/exporting proves in a fresh one, and
+    nothing of this process is needed for it is what tests/exporting proves in another one, and
     tests/test_recipes.py for an export of each recipe.
     """
     from tfbp.exporting import parity
 
-    with contextlib.ExitStack() as stack:
-        if request.path.parent.name != "exporting":
-            stack.enter_context(parity.answered_by(parity.this_process))
+    apart = request.path.parent.name == "exporting"
+    with parity.answered_by(processes.answers if apart else parity.this_process):
         yield
 
 
@@ -93,20 +91,18 @@ def start_workers():
                     ports.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in folders
                 ]
                 cluster = {"worker": [f"127.0.0.1:{each.getsockname()[1]}" for each in taken]}
-            processes = []
+            started = []
             for index, folder in enumerate(folders):
                 config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                with open(f"{folder}.{index}.log", "ab") as log:
-                    process = subprocess.Popen(
-                        [sys.executable, "-c", program, *arguments],
-                        cwd=folder,
-                        env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CONFIG": json.dumps(config)},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                    )
+                process = processes.start(
+                    program,
+                    *arguments,
+                    cwd=folder,
+                    env=os.environ | {"TF_CONFIG": json.dumps(config)},
+                    log=f"{folder}.{index}.log",
+                )
                 stack.callback(process.kill)
-                processes.append(process)
-            return processes
+                started.append(process)
+            return started
 
         yield start

@@ -9,6 +9,7 @@ import random
 import re
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from tensorflow.python.tools import saved_model_cli
@@ -88,9 +89,9 @@ def folder(name, tmp_path_factory):
 @pytest.fixture(scope="module")
 def first(name, folder):
     """Returns the directory of a recipe's run, made by the command line and exported as users do:
-    a fresh process answers like the model. The tests compare other runs with it.
+    another process answers like the model. The tests compare other runs with it.
     """
-    with pytest.MonkeyPatch.context() as patch, parity.answered_by(parity.fresh_process):
+    with pytest.MonkeyPatch.context() as patch, parity.answered_by(processes.answers):
         patch.chdir(folder)
         assert commands.main(RECIPES, ["run", name, *TINY[name]]) == 0
     return folder / "runs" / name / "1"

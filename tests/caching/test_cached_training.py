@@ -7,11 +7,10 @@ import json
 import logging
 import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -515,40 +514,33 @@ def test_image_files_are_not_read_again_once_their_features_are_there(tmp_path):
 
 
 PROGRAM = """
-import sys
-sys.path[:0] = {path!r}
+import os, pathlib, sys, time
 import numpy as np
 from tests.caching import test_cached_training as here
 here.feature_cache.seconds_saved = lambda *arguments: 1.0
 data, counts = here.counted_splits()
 model, phases = here.network(), here.three()[:1]
-print("ready", flush=True)
-sys.stdin.readline()
-settings = here.Settings(seed=3, cache_dir={cache!r})
+pathlib.Path(sys.argv[2]).touch()
+while not all(map(os.path.exists, sys.argv[2:])):
+    time.sleep(0.01)
+settings = here.Settings(seed=3, cache_dir=sys.argv[1])
 with here.feature_cache.FeatureCache(settings, model, data, here.TASK, phases) as cache:
     rows = cache.inputs(0, cache._freeze(0)).train
     read = here.tf.function(lambda: rows.read(here.tf.range(here.TRAIN))[0])
-    np.savez({to!r}, *read(), counts=counts)
+    np.savez(sys.argv[2] + ".npz", *read(), counts=counts)
 """
 
 
 @pytest.mark.slow
 def test_two_processes_fill_one_cache_and_read_the_same(tmp_path):
-    root = str(pathlib.Path(__file__).parents[2])
-    outputs = [str(tmp_path / f"{i}.npz") for i in range(2)]
-    processes = []
-    for to in outputs:
-        text = PROGRAM.format(path=[root], cache=str(tmp_path / "cache"), to=to)
-        command = [sys.executable, "-c", text]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(command, **pipes))
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [process.wait() for process in processes] == [0, 0]
-    first, second = (dict(np.load(to)) for to in outputs)
+    ready = [tmp_path / "first", tmp_path / "second"]
+    started = [
+        processes.start(PROGRAM, tmp_path / "cache", *each, log=each[0].with_suffix(".log"))
+        for each in (ready, ready[::-1])
+    ]
+    for process, path in zip(started, ready, strict=True):
+        assert process.wait(300) == 0, path.with_suffix(".log").read_text()
+    first, second = (dict(np.load(path.with_suffix(".npz"))) for path in ready)
     counts = [each.pop("counts") for each in (first, second)]
     assert sum(counts)[:TRAIN].tolist() == [1] * TRAIN
     for name, values in first.items():

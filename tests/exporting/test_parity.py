@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -120,3 +121,21 @@ def test_the_fresh_process_has_no_code_of_the_model():
     assert "tfbp.exporting.warmup" in modules
     code = ("tfbp.data", "tfbp.modeling", "tfbp.tasks.", "recipes")
     assert {name for name in modules if name.startswith(code)} == {"tfbp.tasks.assets"}
+
+
+def test_a_fresh_process_answers_and_an_export_that_needs_this_one_is_refused(tmp_path):
+    x = np.float32([[1, 2, 3]])
+    doubled = {
+        "right": lambda x: {"y": x + x},
+        "by Python": lambda x: {"y": tf.numpy_function(np.add, [x, x], x.dtype)},
+    }
+    for name, function in doubled.items():
+        module, spec = tf.Module(), tf.TensorSpec([1, 3], tf.float32, "x")
+        module.call = tf.function(function, input_signature=[spec])
+        tf.saved_model.save(module, tmp_path / name, {"score": module.call})
+        answer = parity.this_process(tmp_path / name, [{"score": {"x": x}}])
+        np.testing.assert_array_equal(answer[0]["score"]["y"], 2 * x)
+    answer = parity.fresh_process(tmp_path / "right", [{"score": {"x": x}}])
+    np.testing.assert_array_equal(answer[0]["score"]["y"], 2 * x)
+    with pytest.raises(parity.ParityError, match=r"cannot use the export:[^$]*pyfunc"):
+        parity.fresh_process(tmp_path / "by Python", [{"score": {"x": x}}])

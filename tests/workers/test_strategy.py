@@ -2,11 +2,10 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import threading
 
 import keras
+import processes
 import pytest
 import tensorflow as tf
 
@@ -265,20 +264,17 @@ print(group.gather(f"{group.index} of {group.count}".encode()))
 
 
 @pytest.mark.slow
-def test_two_workers_of_slurm_join():
+def test_two_workers_of_slurm_join(tmp_path):
     kept = {name: text for name, text in os.environ.items() if name != "TF_CONFIG"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env=kept | slurm(rank) | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
+    logs = [tmp_path / "0", tmp_path / "1"]
+    started = [
+        processes.start(PROGRAM, env=kept | slurm(rank), log=log) for rank, log in enumerate(logs)
     ]
     try:
-        said = [process.communicate(timeout=300)[0] for process in processes]
+        codes = [process.wait(300) for process in started]
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
-    assert said == ["[b'0 of 2', b'1 of 2']\n"] * 2
+    said = [log.read_text() for log in logs]
+    assert codes == [0, 0], said
+    assert all(text.endswith("[b'0 of 2', b'1 of 2']\n") for text in said)

@@ -95,7 +95,7 @@ def by_files(
     with tempfile.TemporaryDirectory() as exchange:
         sent, answered = (os.path.join(exchange, name) for name in ("sent.npz", "answered.npz"))
         _save(sent, requests)
-        wrong = ask(os.fspath(folder), sent, answered)
+        wrong = ask(os.path.abspath(folder), sent, answered)
         if wrong:
             raise ParityError(f"A fresh process cannot use the export:\n{wrong[-2000:]}")
         return _load(answered)
