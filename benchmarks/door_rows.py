@@ -115,9 +115,9 @@ def _grouped() -> tfbp.Splits:
     return tfbp.Splits.from_arrays(_vectors(), labels(), groups=np.arange(COUNT) // 5)
 
 
-def _of_vectors(splits: tfbp.Splits) -> keras.Model:
+def _of_vectors(splits: tfbp.Splits, units: int = 3) -> keras.Model:
     x = vector = keras.Input((6,))
-    return keras.Model(vector, _head(layers.Dense(8, "tanh", name="body")(x), 3))
+    return keras.Model(vector, _head(layers.Dense(8, "tanh", name="body")(x), units))
 
 
 def _two_kinds() -> tfbp.Splits:
@@ -141,6 +141,45 @@ def _classification(splits: tfbp.Splits) -> tfbp.Classification:
     return tfbp.Classification(splits.classes)
 
 
+def _two_classes() -> tfbp.Splits:
+    return tfbp.Splits.from_arrays(_vectors(), np.where(labels() > 0, "yes", "no"))
+
+
+def _of_one_unit(splits: tfbp.Splits) -> keras.Model:
+    return _of_vectors(splits, 1)
+
+
+def _tagged() -> tfbp.Splits:
+    x = _vectors()
+    tags = [[name for name, value in zip("abc", row, strict=False) if value > 1] for row in x]
+    return tfbp.Splits.from_arrays(x, tags)
+
+
+def _several_labels(splits: tfbp.Splits) -> tfbp.MultiLabel:
+    return tfbp.MultiLabel(splits.classes, thresholds={"c": 0.3})
+
+
+def _ranked() -> tfbp.Splits:
+    return tfbp.Splits.from_arrays(_vectors(), labels(), classes=("low", "middle", "high"))
+
+
+def _ranks(splits: tfbp.Splits) -> tfbp.Ordinal:
+    return tfbp.Ordinal(splits.classes)
+
+
+def _of_two_units(splits: tfbp.Splits) -> keras.Model:
+    return _of_vectors(splits, 2)
+
+
+def _valued() -> tfbp.Splits:
+    return tfbp.Splits.from_arrays(_vectors(), _vectors()[:, :1] * 3)
+
+
+def _robust(splits: tfbp.Splits) -> tfbp.Regression:
+    loss = keras.losses.Huber(delta=0.1)  # which no config of Keras tells
+    return tfbp.Regression(loss=loss, metrics=["RootMeanSquaredError"])
+
+
 ROWS = {
     "two inputs": Row(two_inputs, _classification, _of_two_inputs),
     "KerasHub's BERT": Row(_tokens, _classification, _bert),
@@ -148,4 +187,8 @@ ROWS = {
     "two outputs": Row(_two_kinds, _two_tasks, _of_two_outputs),
     "weights": Row(_weighted, _classification, _of_vectors),
     "groups": Row(_grouped, _classification, _of_vectors),
+    "one unit": Row(_two_classes, _classification, _of_one_unit),
+    "several labels": Row(_tagged, _several_labels, _of_vectors),
+    "ranks": Row(_ranked, _ranks, _of_two_units),
+    "own loss and metric": Row(_valued, _robust, _of_one_unit),
 }
