@@ -48,17 +48,18 @@ class Job:
         self.cache = folder / "cache"
         places = f"--workdir={self.run}", f"--export_dir={folder / 'exports'}"
         places += (f"--cache_dir={self.cache}",)
-        self._command = [sys.executable, "-m", "recipes", "run", recipe, *flags, *places]
-        self._log = folder / "log"
+        self.arguments = ["run", recipe, *flags, *places]
+        self.log = folder / "log"
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> subprocess.Popen:
-        with open(self._log, "ab") as log:
-            return subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
+        command = [sys.executable, "-m", "recipes", *self.arguments]
+        with open(self.log, "ab") as log:
+            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
     def finish(self) -> None:
         if self.start().wait():
-            raise RuntimeError(self._log.read_text())
+            raise RuntimeError(self.log.read_text())
 
     def kill(self, moment: str, seconds: float) -> bool:
         """Starts the command and kills it; returns whether it came to that before its end.
@@ -81,7 +82,7 @@ class Job:
             time.sleep(0.001)
         code = process.wait()
         if code > 0:
-            raise RuntimeError(self._log.read_text())
+            raise RuntimeError(self.log.read_text())
         return code < 0
 
     def _unfinished(self, moment: str) -> set[str]:

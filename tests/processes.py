@@ -61,7 +61,7 @@ def start(
     words = [os.fspath(each) for each in arguments]
     env = {"PYTHONPATH": ROOT} | dict(os.environ if env is None else env)
     given = program, words, os.fspath(log), os.fspath(cwd), env
-    process = _CONTEXT.Process(target=_run, args=given, name="a test's process", daemon=True)
+    process = _CONTEXT.Process(target=_run, args=given, name="a test's process")
     process.start()
     return Process(process)
 

@@ -5,6 +5,7 @@ import pathlib
 import time
 
 import numpy as np
+import processes
 import pytest
 
 from tfbp.caching import row_file
@@ -30,7 +31,14 @@ CACHED_FLAGS = (
 def kills(monkeypatch):
     """Returns the module that `make soak` runs with more kills."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("kills")
+    module = importlib.import_module("kills")
+
+    def start(job):
+        program = "from recipes.__main__ import main; main()"
+        return processes.start(program, *job.arguments, log=job.log)
+
+    monkeypatch.setattr(module.Job, "start", start)
+    return module
 
 
 def test_a_run_killed_at_each_kind_of_moment_ends_as_if_it_had_not_been(kills, tmp_path):

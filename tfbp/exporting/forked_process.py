@@ -24,9 +24,11 @@ from tfbp.exporting import parity
 def ready() -> Iterator[None]:
     """Within it, the first `parity.check` is answered by a process that is forked at its start.
 
-    Where TensorFlow has run something already, or forking is not safe, it changes nothing.
+    Where TensorFlow has run something already, or forking is not safe or not allowed, it changes
+    nothing.
     """
-    if sys.platform != "linux" or not _untouched():
+    allowed = sys.platform == "linux" and not multiprocessing.current_process().daemon
+    if not allowed or not _untouched():
         yield
         return
     context = multiprocessing.get_context("fork")
