@@ -3,19 +3,15 @@
 import csv
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
+import processes
 import pytest
 
 pytestmark = pytest.mark.slow
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 # A run that gets `SIGNALS` in the middle of its training, in a thread in which TensorFlow reads its
 # examples. After a second one that thread does not go on, so that the run has no end of its own.
@@ -88,6 +84,7 @@ class Job:
     def __init__(self, folder):
         folder.mkdir()
         (folder / "mine.py").write_text(RECIPE)
+        self.log = folder / "log"
         self.folder, self.run, self.exports = folder, folder / "run", folder / "exports" / "mine"
 
     def start(self, *signals):
@@ -97,22 +94,18 @@ class Job:
             "from tfbp import commands; sys.exit(commands.main('recipes', sys.argv[1:]))"
         )
         flags = ["run", "mine.py", "--workdir=run", "--export_dir=exports", "--ema=0.9"]
-        return subprocess.Popen(
-            [sys.executable, "-c", command, *flags],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "SIGNALS": " ".join(signals)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.log.unlink(missing_ok=True)
+        environment = os.environ | {"SIGNALS": " ".join(signals)}
+        return processes.start(command, *flags, cwd=self.folder, env=environment, log=self.log)
 
     def ends(self, code, process):
         """Waits for the end of a process, and returns what it has said."""
         try:
-            said = process.communicate(timeout=300)[1]
+            ended = process.wait(300)
         finally:
             process.kill()
-        assert process.returncode == code, said
+        said = self.log.read_text()
+        assert ended == code, said
         return said
 
     def rows(self):
