@@ -72,23 +72,15 @@ def published(run, folder):
     return parity, sum(int(np.prod(shape)) for shape in shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "last", "batch_norm"),
     [
         ("VGG16", r"vgg16/block5_conv\d", "frozen"),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in (
-                ("MobileNetV3Small", r"MobileNetV3Small/(expanded_conv_10_.*|conv_1.*)", "frozen"),
-                ("ResNet50V2", r"resnet50v2/(conv5_block3_.*|post_bn)", "affine"),
-                ("EfficientNetV2B0", r"efficientnetv2-b0/(block6h_.*|top_.*)", "affine"),
-                (
-                    "ConvNeXtTiny",
-                    r"convnext_tiny/(.*_stage_3_block_2_.*|layer_normalization)",
-                    "frozen",
-                ),
-            )
-        ),
+        ("MobileNetV3Small", r"MobileNetV3Small/(expanded_conv_10_.*|conv_1.*)", "frozen"),
+        ("ResNet50V2", r"resnet50v2/(conv5_block3_.*|post_bn)", "affine"),
+        ("EfficientNetV2B0", r"efficientnetv2-b0/(block6h_.*|top_.*)", "affine"),
+        ("ConvNeXtTiny", r"convnext_tiny/(.*_stage_3_block_2_.*|layer_normalization)", "frozen"),
     ],
 )
 def test_a_backbone_learns_in_two_phases_and_is_exported(tmp_path, architecture, last, batch_norm):

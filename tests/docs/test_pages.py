@@ -98,7 +98,10 @@ def test_the_python_of_a_page_runs(page, here, monkeypatch):
 
 @pytest.mark.parametrize(
     "page",
-    ["recipes.md", "CONTRIBUTING.md", pytest.param("command_line.md", marks=pytest.mark.slow)],
+    [
+        "CONTRIBUTING.md",
+        *(pytest.param(page, marks=pytest.mark.slow) for page in ("recipes.md", "command_line.md")),
+    ],
 )
 def test_the_calls_of_a_page_run(page, here):
     (here / "convnet.py").write_text(code("recipes.md")[0])

@@ -6,6 +6,7 @@ import re
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tfbp import commands, recipe
@@ -23,6 +24,7 @@ def replaced(text, changes):
     return text
 
 
+@pytest.mark.slow
 def test_the_library_lines_train_evaluate_and_export(here, capsys):
     keras.utils.set_random_seed(0)
     small = {

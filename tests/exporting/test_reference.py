@@ -11,6 +11,8 @@ from tfbp.modeling import heads
 from tfbp.tasks.classification import Classification
 from tfbp.tasks.task import Signature
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"MobileNetV2": 96, "ResNet50V2": 32}
 TASK = Classification(("ant", "bee", "cat"))
 
@@ -23,9 +25,7 @@ def pictures(size):
     return Examples.from_arrays(x, np.arange(40) % 3)
 
 
-@pytest.fixture(
-    scope="module", params=["MobileNetV2", pytest.param("ResNet50V2", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=["MobileNetV2", "ResNet50V2"])
 def network(request):
     """A classifier on random weights, whose statistics are fitted, and its examples."""
     keras.utils.set_random_seed(0)

@@ -67,6 +67,7 @@ def config_of(module, **settings):
     return module.Config(data="folder:pets?validation=0.1&test=0.1&size=6", **settings)
 
 
+@pytest.mark.slow
 def test_an_export_answers_images_of_every_kind_as_they_were_trained_on(here):
     mlp = recipe.load("mlp", RECIPES)
     settings = {"layers": (36, 4, 2), "epochs": 1, "on_bad_example": "skip"}

@@ -65,6 +65,7 @@ def test_on_proportional_data_the_slope_goes_to_one():
     assert it.model.get_weights()[0].item() == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_default_run_reaches_least_squares():
     config = MODULE.Config()
     it = driver.build(MODULE, config, ONE)
