@@ -9,6 +9,7 @@ from tfbp.data.vocabulary import Vocabulary
 from tfbp.errors import UserError
 from tfbp.tasks import text_functions
 from tfbp.tasks.language import LanguageModel
+from tfbp.tasks.smoothing import SmoothedCrossentropy
 from tfbp.tasks.stepper import Stepper
 from tfbp.tasks.text_functions import Limits
 from tfbp.training import optimizer
@@ -305,3 +306,26 @@ def test_a_model_that_starts_from_zero_logits_is_accepted():
 @pytest.mark.parametrize("targets", ["all", "last"])
 def test_what_fits_is_accepted(targets):
     LanguageModel(VOCABULARY).check(network("gru", targets), windows(targets))
+
+
+def test_a_subclass_has_its_own_loss_and_metrics_beside_the_perplexity():
+    class Own(LanguageModel):
+        def loss(self):
+            return SmoothedCrossentropy(0.2)
+
+        def metrics(self):
+            return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+
+    examples = windows()
+    _, y = examples.read(tf.range(2))
+    logits = tf.random.stateless_normal([*y.shape, VOCABULARY.size], seed=[0, 1])
+    results = []
+    for task in (LanguageModel(VOCABULARY), Own(VOCABULARY)):
+        values = task.per_example(None, y, logits)
+        values = {name: value.numpy() for name, value in values.items()}
+        results.append(task.evaluate(values, examples))
+    plain, own = results
+    assert own["loss"] == pytest.approx(float(SmoothedCrossentropy(0.2)(y, logits)), rel=1e-5)
+    right = np.argmax(logits, axis=-1) == y
+    assert own["accuracy"] == pytest.approx(float(tf.reduce_mean(tf.cast(right, tf.float32))))
+    assert own["perplexity"] == plain["perplexity"] == pytest.approx(np.exp(plain["loss"]))

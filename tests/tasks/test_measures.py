@@ -36,6 +36,17 @@ def dense(units):
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
 
 
+class Keeping(Regression):
+    """Returns the same metrics at each call, which have counted before."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = [keras.metrics.RootMeanSquaredError(name="rmse")]
+
+    def metrics(self):
+        return self.kept
+
+
 class Quantile(keras.losses.Loss):
     """Of somebody's own, with a setting that no config tells."""
 
@@ -71,17 +82,31 @@ TOP2 = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")
         (Regression(loss=keras.losses.Huber(delta=0.1)), VALUES, LOGITS[:, :2]),
         (Regression(loss=Quantile(0.9), metrics=["RootMeanSquaredError"]), VALUES, LOGITS[:, :2]),
         (Huberized(), VALUES, LOGITS[:, :2]),
+        (Keeping(), VALUES, LOGITS[:, :2]),
         (Classification(NAMES), LABELS, LOGITS),
         (Classification(NAMES, metrics=[TOP2]), LABELS, LOGITS),
         (Classification(NAMES, loss=focal(gamma=3), metrics=[TOP2]), LABELS, LOGITS),
         (Classification(NAMES[:2], logits=1, metrics=["AUC"]), LABELS % 2, LOGITS[:, :1]),
     ],
-    ids=["mse", "name", "config-less", "own", "subclass", "softmax", "top", "focal", "one"],
+    ids=[
+        "mse",
+        "name",
+        "config-less",
+        "own",
+        "subclass",
+        "keeping",
+        "softmax",
+        "top",
+        "focal",
+        "one",
+    ],
 )
 def test_what_is_shown_while_training_and_what_is_evaluated_are_the_same(task, y, outputs):
+    shown = trained(task, y, outputs)
     results = evaluated(task, y, outputs)
     report = results.pop("report", None)
-    assert results == pytest.approx(trained(task, y, outputs), rel=1e-5)
+    assert {name: results[name] for name in shown} == pytest.approx(shown, rel=1e-5)
+    assert not results.keys() - shown.keys() - {"mae"}
     assert (report is None) == isinstance(task, Regression)
 
 
@@ -157,8 +182,8 @@ def test_names_and_configs_stand_for_objects():
         assert isinstance(loss, keras.losses.Huber)
     assert isinstance(Regression(loss="mae").loss(), keras.losses.MeanAbsoluteError)
     assert isinstance(Regression(loss="kld").loss(), keras.losses.KLDivergence)
-    task = Regression(metrics=["R2Score", {"class_name": "Sum", "config": {"name": "total"}}])
-    assert [metric.name for metric in task.metrics()] == ["mae", "r2_score", "total"]
+    task = Regression(metrics=["R2Score", {"class_name": "Poisson", "config": {"name": "own"}}])
+    assert [metric.name for metric in task.metrics()] == ["mae", "r2_score", "own"]
 
 
 def test_metrics_are_made_anew_by_one_name_however_many_there_have_been():
@@ -236,7 +261,11 @@ def test_what_is_no_loss_or_metric_of_the_task_is_refused(make, message):
     [
         (Regression(loss=Mean()), VALUES, 2, "a value for each example"),
         (Regression(metrics=[keras.metrics.Precision([0.2, 0.7])]), np.eye(12, 2), 2, "one number"),
-        (Classification(NAMES, metrics=["F1Score"]), LABELS, 3, "`metrics` must take the targets"),
+        (Classification(NAMES, metrics=["F1Score"]), LABELS, 3, "`metrics` must take targets of"),
+        # Eight examples are tried, and [8] against [8, 8] would broadcast.
+        (Classification("abcdefgh", metrics=["mse"]), LABELS, 8, "`metrics` must take targets of"),
+        (Classification("abcdefgh", loss="mse"), LABELS, 8, "`loss` must take targets of int64"),
+        (Regression(metrics=["Mean"]), VALUES, 2, "takes values alone. Received: 'mean'"),
         (Classification(NAMES[:2]), LABELS % 2, 3, "or one with `logits=1`"),
     ],
 )

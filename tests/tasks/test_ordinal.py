@@ -57,7 +57,10 @@ def test_kappa_is_that_of_scikit_learn(pairs):
     label, predicted = np.array(pairs).T
     found = ordinal.kappa(label, predicted)
     if len(set(label) | set(predicted)) > 1:
-        expected = sklearn.metrics.cohen_kappa_score(label, predicted, weights="quadratic")
+        # Without `labels`, scikit-learn closes the gap of a rank that does not occur.
+        expected = sklearn.metrics.cohen_kappa_score(
+            label, predicted, labels=range(4), weights="quadratic"
+        )
         assert found == pytest.approx(expected, abs=1e-9)
     else:
         assert found == 1.0  # where scikit-learn divides by zero
@@ -106,3 +109,17 @@ def test_it_learns_what_has_an_order():
     model.compile(keras.optimizers.Adam(0.3), task.loss(), metrics=task.metrics())
     logs = model.fit(x, y, epochs=20, batch_size=30, verbose=0).history
     assert logs["mae"][-1] < 0.1 < logs["mae"][0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "warned"),
+    [
+        (("bad", "good", "middling"), True),
+        (("bad", "middling", "good"), False),
+        (("A", "B", "C"), False),
+        (("0", "1", "10"), False),
+    ],
+)
+def test_names_that_are_sorted_by_the_alphabet_are_told(classes, warned, caplog):
+    Ordinal(classes)
+    assert ("bad < good < middling" in caplog.text) == warned

@@ -1,7 +1,7 @@
 """The loss and the metrics of a task: as they are given, and what they come to over examples."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -20,6 +20,7 @@ _TARGET, _OUTPUT = "metrics of y", "metrics of outputs"
 # Examples that metrics are shown at once.
 _ROWS = 4096
 _MEAN = "sum_over_batch_size"
+_OF_VALUES = (keras.metrics.Mean.update_state, keras.metrics.Sum.update_state)
 
 
 def loss_of(given: LossLike | None) -> keras.losses.Loss | None:
@@ -168,9 +169,10 @@ def kept(y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
 def values(
     metrics: Sequence[keras.metrics.Metric], per_example: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Returns name → result of metrics, which have counted nothing before, over all examples."""
+    """Returns name → result of metrics over all examples."""
     results = {}
     for metric in metrics:
+        metric.reset_state()  # a subclass may keep those that it returns
         y, outputs = per_example[_TARGET], per_example[_OUTPUT]
         for start in range(0, len(y), _ROWS):
             metric.update_state(y[start : start + _ROWS], outputs[start : start + _ROWS])
@@ -190,19 +192,34 @@ def check(
         tfbp.UserError: says what one of them answers.
     """
     check_reduction(loss)
-    each(loss, tf.constant(y), tf.constant(outputs))
+    _take(each, (loss,), y, outputs, f"`loss` must take {_shown(y, outputs)}. {loss.name!r} says:")
     for metric in metrics:
-        try:
-            metric.update_state(y, outputs)
-            result = metric.result()
-        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
-            raise UserError(
-                f"`metrics` must take the targets, {y.dtype} {list(y.shape[1:])}, and the model's "
-                f"answers, {list(outputs.shape[1:])}. {metric.name!r} says: {reason(error)}"
-            ) from error
+        if type(metric).update_state in _OF_VALUES:
+            rule = "must take targets and answers, and this one takes values alone"
+            raise mistake("metrics", rule, metric.name)
+        rule = f"`metrics` must take {_shown(y, outputs)}. {metric.name!r} says:"
+        _take(type(metric).update_state, (metric,), y, outputs, rule)
+        result = metric.result()
         if isinstance(result, Mapping) or np.ndim(result):
             rule = f"must each give one number, and {metric.name!r} gives more"
             raise mistake("metrics", rule, np.shape(result))
+
+
+def _take(
+    function: Callable[..., Any], first: tuple, y: np.ndarray, outputs: np.ndarray, rule: str
+) -> None:
+    # Twice: [n] against [n, k] broadcasts where n is k by chance.
+    for size in {len(y), max(1, len(y) - 1)}:
+        try:
+            function(*first, tf.constant(y[:size]), tf.constant(outputs[:size]))
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{rule} {reason(error)}") from error
+
+
+def _shown(y: np.ndarray, outputs: np.ndarray) -> str:
+    return f"targets of {y.dtype} {list(y.shape[1:])} and answers of {list(outputs.shape[1:])}"
 
 
 def _by_name(argument: str, name: str, module: Any, kind: type) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tfbp.data import images
 from tfbp.data.examples import Examples
@@ -89,6 +90,12 @@ class Ordinal(Classification):
             classes, class_weights=class_weights, metrics=metrics, largest_image=largest_image
         )
         self.logits, self._fixed = len(self.classes) - 1, True
+        if _alphabetical(self.classes):
+            logging.warning(
+                "`classes` are in the order of the alphabet, %s. Where that is not theirs, give "
+                "them lowest first where the data is loaded.",
+                " < ".join(self.classes),
+            )
 
     def _crossentropy(self, smoothing: float) -> keras.losses.Loss:
         return RankCrossentropy()
@@ -113,7 +120,7 @@ class Ordinal(Classification):
 
     def evaluate(self, per_example: dict[str, np.ndarray], examples: Examples) -> dict:
         """Returns what a classification does, and after `accuracy` `mae`, the mean absolute error
-        in ranks, and `kappa`, Cohen's kappa with quadratic weights as scikit-learn defines it.
+        in ranks, and `kappa`, Cohen's kappa with quadratic weights, of the ranks of all classes.
         """
         results = super().evaluate(per_example, examples)
         label, predicted = per_example["label"], per_example["predicted"]
@@ -124,6 +131,12 @@ class Ordinal(Classification):
             "kappa": kappa(label, predicted),
             **results,
         }
+
+
+def _alphabetical(classes: Sequence[str]) -> bool:
+    """Whether names stand as they are sorted by default: words, not letters or numbers."""
+    words = any(len(name) > 1 and name.isalpha() for name in classes)
+    return words and list(classes) == sorted(classes)
 
 
 def kappa(label: np.ndarray, predicted: np.ndarray) -> float:
