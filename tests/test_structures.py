@@ -229,6 +229,13 @@ def test_the_audit_sees_a_leaf_that_the_model_would_round(monkeypatch):
     assert "`id` takes float32" in finding.message
 
 
+def test_the_audit_sees_fractions_that_the_model_would_cut():
+    parts = tfbp.Splits.from_arrays({"ids": X["ids"] + 0.5, "age": X["age"]}, LABELS)
+    found = tfbp.audit(of_numbers(), parts, tfbp.Classification(parts.classes), phase())
+    (finding,) = [each for each in found if each.id == "rounded-input"]
+    assert "`ids` takes int32, which rounds the fractions of 39" in finding.message
+
+
 def test_the_audit_sees_near_copies_in_a_leaf():
     x = np.repeat(NUMBERS.normal(size=(16, 12)), 3, axis=0)
     x += NUMBERS.normal(scale=1e-5, size=x.shape)

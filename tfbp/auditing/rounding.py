@@ -1,4 +1,4 @@
-"""Whether the model's input would round the whole numbers that it is given."""
+"""Whether the model's inputs would round the numbers that they are given."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,8 @@ def findings(model: keras.Model, splits: Splits) -> Iterator[Finding]:
     taken = {
         path: tensor
         for path, tensor in model_inputs.matched(model, splits.train.spec[0]).items()
-        if specs[path].dtype.is_integer and not tf.as_dtype(tensor.dtype).is_integer
+        if specs[path].dtype.is_integer != tf.as_dtype(tensor.dtype).is_integer
+        and (specs[path].dtype.is_integer or specs[path].dtype.is_floating)
     }
     if not taken or not splits.train.in_memory:
         return
@@ -36,11 +37,17 @@ def _rounded(train: Examples, x: tf.Tensor, tensor: keras.KerasTensor) -> Iterat
         return
     first = int(rows[0])
     value = x.numpy()[first][rounded[first]].flat[0]
+    numbers, remedy = "fractions", f"Give whole numbers, or take {x.dtype.name}"
+    if x.dtype.is_integer:
+        numbers = "whole numbers"
+        remedy = (
+            "Subtract the smallest value from them all, or scale them; ids that are looked up are "
+            "taken whole"
+        )
     yield Finding(
         "rounded-input",
-        f"`{tensor.name}` takes {taken.name}, which rounds the whole numbers of {len(rows)} of "
+        f"`{tensor.name}` takes {taken.name}, which rounds the {numbers} of {len(rows)} of "
         f"the {train.size} training examples: {value} at {train.name(first)} becomes "
-        f"{int(tf.cast(tf.cast(value, taken), tf.float64))}. Subtract the smallest value from them "
-        "all, or scale them; ids that are looked up are taken whole by "
+        f"{int(tf.cast(tf.cast(value, taken), tf.float64))}. {remedy} by "
         f"`keras.Input(…, dtype={x.dtype.name!r})`.",
     )
