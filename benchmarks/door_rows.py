@@ -116,26 +116,10 @@ def _grouped() -> tfbp.Splits:
     return tfbp.Splits.from_arrays(_vectors(), labels(), groups=np.arange(COUNT) // 5)
 
 
-def _of_vectors(units: int) -> Callable[[tfbp.Splits, float], keras.Model]:
-    def model(splits: tfbp.Splits, rate: float) -> keras.Model:
-        vector = keras.Input((6,))
-        x = layers.Dense(8, "tanh", name="body")(vector)
-        return keras.Model(vector, _head(x, units, rate))
-
-    return model
-
-
-def _one_unit() -> tfbp.Splits:
-    return tfbp.Splits.from_arrays(_vectors(), labels() // 2)
-
-
-def _several_labels() -> tfbp.Splits:
-    chosen = (_vectors()[:, :3] > 0.8).astype(np.float32)
-    return tfbp.Splits.from_arrays(_vectors(), chosen)
-
-
-def _values() -> tfbp.Splits:
-    return tfbp.Splits.from_arrays(_vectors(), _vectors().sum(axis=1))
+def _of_vectors(splits: tfbp.Splits, rate: float, units: int = 3) -> keras.Model:
+    vector = keras.Input((6,))
+    x = layers.Dense(8, "tanh", name="body")(vector)
+    return keras.Model(vector, _head(x, units, rate))
 
 
 def _two_kinds() -> tfbp.Splits:
@@ -159,12 +143,43 @@ def _classification(splits: tfbp.Splits) -> tfbp.Classification:
     return tfbp.Classification(splits.classes)
 
 
-def _labels_of(splits: tfbp.Splits) -> tfbp.MultiLabel:
-    return tfbp.MultiLabel(("red", "large", "old"))
+def _two_classes() -> tfbp.Splits:
+    return tfbp.Splits.from_arrays(_vectors(), np.where(labels() > 0, "yes", "no"))
 
 
-def _own_measures(splits: tfbp.Splits) -> tfbp.Regression:
-    return tfbp.Regression(loss="huber", metrics=[keras.metrics.RootMeanSquaredError()])
+def _of_one_unit(splits: tfbp.Splits, rate: float) -> keras.Model:
+    return _of_vectors(splits, rate, 1)
+
+
+def _tagged() -> tfbp.Splits:
+    x = _vectors()
+    tags = [[name for name, value in zip("abc", row, strict=False) if value > 1] for row in x]
+    return tfbp.Splits.from_arrays(x, tags)
+
+
+def _several_labels(splits: tfbp.Splits) -> tfbp.MultiLabel:
+    return tfbp.MultiLabel(splits.classes, thresholds={"c": 0.3})
+
+
+def _ranked() -> tfbp.Splits:
+    return tfbp.Splits.from_arrays(_vectors(), labels(), classes=("low", "middle", "high"))
+
+
+def _ranks(splits: tfbp.Splits) -> tfbp.Ordinal:
+    return tfbp.Ordinal(splits.classes)
+
+
+def _of_two_units(splits: tfbp.Splits, rate: float) -> keras.Model:
+    return _of_vectors(splits, rate, 2)
+
+
+def _valued() -> tfbp.Splits:
+    return tfbp.Splits.from_arrays(_vectors(), _vectors()[:, :1] * 3)
+
+
+def _robust(splits: tfbp.Splits) -> tfbp.Regression:
+    loss = keras.losses.Huber(delta=0.1)  # which no config of Keras tells
+    return tfbp.Regression(loss=loss, metrics=["RootMeanSquaredError"])
 
 
 # The first three are tried on two workers too.
@@ -172,10 +187,11 @@ ROWS = {
     "two inputs": Row(_two_inputs, _classification, _of_two_inputs),
     "KerasHub's BERT": Row(_tokens, _classification, _bert),
     "strings": Row(_strings, _classification, _of_strings, frozen=False),
-    "one unit": Row(_one_unit, _classification, _of_vectors(1)),
-    "several labels": Row(_several_labels, _labels_of, _of_vectors(3)),
     "two outputs": Row(_two_kinds, _two_tasks, _of_two_outputs),
-    "weights": Row(_weighted, _classification, _of_vectors(3)),
-    "groups": Row(_grouped, _classification, _of_vectors(3)),
-    "own loss and metric": Row(_values, _own_measures, _of_vectors(1)),
+    "weights": Row(_weighted, _classification, _of_vectors),
+    "groups": Row(_grouped, _classification, _of_vectors),
+    "one unit": Row(_two_classes, _classification, _of_one_unit),
+    "several labels": Row(_tagged, _several_labels, _of_vectors),
+    "ranks": Row(_ranked, _ranks, _of_two_units),
+    "own loss and metric": Row(_valued, _robust, _of_one_unit),
 }

@@ -44,7 +44,7 @@ def test_what_differs_is_counted(doors, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("two inputs", "KerasHub's BERT", "strings", "one unit", "several labels"),
+        *("two inputs", "KerasHub's BERT", "strings", "one unit", "several labels", "ranks"),
         *("weights", "groups", "own loss and metric"),
     ],
 )
