@@ -84,6 +84,13 @@ def test_outputs_are_labels_and_values_each_with_classes_of_its_own():
     assert named.classes == {"kind": ("eel", "dog", "cat")}
 
 
+def test_splits_are_cut_by_class_where_one_output_has_labels():
+    y = {"kind": LABELS, "size": AGES}
+    both, alone = Splits.from_arrays(IDS * 1.5, y), Splits.from_arrays(IDS * 1.5, LABELS)
+    for one, other in zip(both.parts().values(), alone.parts().values(), strict=True):
+        assert np.array_equal(one.hashes, other.hashes)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [

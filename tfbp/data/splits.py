@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 from numpy.typing import ArrayLike
 
-from tfbp.data import datasets, grouping, labels, splitting, times
+from tfbp.data import datasets, grouping, labels, splitting, structures, times
 from tfbp.data.examples import Examples, Transform
 from tfbp.data.labels import Classes, Names
 from tfbp.data.vocabulary import Vocabulary
@@ -202,10 +202,14 @@ def _cut(
     validation, test = fractions["validation"], fractions["test"]
     if order is not None:
         return splitting.cut_in_order(times.numbers(order, examples.size), validation, test)
+    of_labels = [
+        each for each in structures.leaves(examples.targets).values() if labels.is_label(each)
+    ]
+    of_class = of_labels[0] if len(of_labels) == 1 else None
     if groups is None:
-        return splitting.cut(examples.hashes, examples.labels, validation, test, seed)
+        return splitting.cut(examples.hashes, of_class, validation, test, seed)
     names = grouping.names(groups, examples.size)
-    rows = splitting.cut(examples.hashes, examples.labels, validation, test, seed, names)
+    rows = splitting.cut(examples.hashes, of_class, validation, test, seed, names)
     for (part, fraction), held_out in zip(fractions.items(), rows[1:], strict=True):
         share = len(held_out) / examples.size
         if fraction and not fraction / 2 <= share <= 2 * fraction:

@@ -84,7 +84,7 @@ def _call(model: keras.Model, examples: Examples) -> Any:
         raise _unfit(spec, refusal)
     try:
         answer = model(few(examples, EXAMPLES)[0], training=False)
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
+    except (TypeError, ValueError, tf.errors.OpError) as error:
         raise _unfit(spec, reason(error)) from error
     _check_names(answer, examples.targets)
     if not all(np.isfinite(each).all() for each in structures.leaves(answer).values()):
@@ -106,7 +106,7 @@ def _refusal(model: keras.Model, spec: Any) -> str:
             call.get_concrete_function(structures.batched(spec))
         else:
             model.compute_output_spec(keras.KerasTensor((None, *spec.shape), spec.dtype.name))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         return reason(error)
     return ""
 

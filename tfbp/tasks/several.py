@@ -32,7 +32,9 @@ class Tasks:
     """A task for each output: the loss is the weighted sum of theirs.
 
     Metrics and results are called as Keras calls them, `species_loss`, `species_accuracy`, and so
-    are what signatures answer, `species_class`, and the files that an export carries.
+    are what signatures answer, `species_class`, and the files that an export carries. While they
+    train, Keras takes the loss of each output as a mean over batches, whatever their sizes; `loss`,
+    and all results, are means over examples.
 
     Args:
         tasks: name of the output → its task. The model answers a dict of these names, and y is one.
