@@ -14,6 +14,7 @@ from tfbp.errors import UserError, mistake, reason
 from tfbp.gradients import recorder as gradient_recorder
 from tfbp.modeling import keras_graph, paths
 from tfbp.tasks import several
+from tfbp.training import own_step
 
 _EPSILON = float(np.finfo(np.float64).eps)
 # Where the truncation error of a central difference, of order h², equals its rounding error, of
@@ -72,13 +73,14 @@ def check_gradients(
         model.compile(optimizer="sgd", **several.compiled(loss))
     generator = np.random.default_rng(seed)
     with _refusing("`batch` must be (x, y) or (x, y, weight), as `model` takes them."):
+        weighed = "`batch` has weights" if len(batch) > 2 else ""
         x, y, weight = _tensors(*batch)
         with gradient_recorder.untouched(model):
             model.compute_loss(x, y, model(x, training=True), weight)  # which builds its losses
     with gradient_recorder.untouched(model), keras_graph.in_float64(model):
         x, y, weight = (_to_float64(part) for part in (x, y, weight))
         with _refusing("`model` must compute in the dtype of its variables, for float64."):
-            gradients = _gradients(model, x, y, weight)  # with the current random seeds,
+            gradients = _gradients(model, x, y, weight, weighed)  # with the current random seeds,
             compute_loss = _loss(model, x, y, weight)  # as each loss
             middle = compute_loss()
         errors = {}
@@ -133,9 +135,9 @@ def _loss(model: keras.Model, x: Any, y: Any, weight: Any) -> Callable[[], float
     return lambda: float(loss())
 
 
-def _gradients(model: keras.Model, x: Any, y: Any, weight: Any) -> list[tf.Tensor]:
+def _gradients(model: keras.Model, x: Any, y: Any, weight: Any, weighed: str) -> list[tf.Tensor]:
     with gradient_recorder.untouched(model), gradient_recorder.recording(model) as recorder:
-        model.train_step((x, y, weight))
+        own_step.take(model, x, y, weight, weighed=weighed)
         return recorder.take()
 
 

@@ -13,6 +13,7 @@ from absl import logging
 from tfbp.gradients import recorder as gradient_recorder
 from tfbp.gradients import through_time
 from tfbp.modeling import paths
+from tfbp.training import own_step
 from tfbp.training.phase import Phase
 
 # A gradient has vanished if it is smaller at the first layer or time step than at the last by this
@@ -44,6 +45,7 @@ class GradientFlow(keras.callbacks.Callback):
         phase: what is trained.
         every: updates from one measurement to the next, at least 1.
         read: see `tfbp.training.batches.reader`.
+        weighed: see `tfbp.training.own_step.weighed_by`.
         loss: what `train_step` minimizes, of (y, outputs), a mean over examples.
         strategy: the one that the model trains on.
         rows: the history, to which `Rows` appends before this callback's `on_epoch_end`.
@@ -56,6 +58,7 @@ class GradientFlow(keras.callbacks.Callback):
         every: int,
         *,
         read: Callable,
+        weighed: str,
         loss: keras.losses.Loss,
         strategy: tf.distribute.Strategy,
         rows: list[dict],
@@ -63,7 +66,8 @@ class GradientFlow(keras.callbacks.Callback):
     ):
         super().__init__()
         self._phase, self._every = phase, every
-        self._read, self._loss, self._strategy = read, loss, strategy
+        self._read, self._weighed = read, weighed
+        self._loss, self._strategy = loss, strategy
         self._rows, self._folder = rows, folder
         self._writer: tf.summary.SummaryWriter | None = None
         self._latest: dict[str, float] = {}
@@ -84,7 +88,7 @@ class GradientFlow(keras.callbacks.Callback):
             for path, layer in paths.with_weights(self.model).items()
             if (indices := [by_id[id(each)] for each in layer.variables if id(each) in by_id])
         }
-        self._gradients = _gradients(self.model, self._strategy, self._read)
+        self._gradients = _gradients(self.model, self._strategy, self._read, self._weighed)
         self._by_time = _by_time(self.model, self._strategy, self._read, self._loss)
         if self._folder is not None:
             folder = pathlib.Path(self._folder) / "gradients"
@@ -181,7 +185,9 @@ class GradientFlow(keras.callbacks.Callback):
             logging.warning("Phase %s, update %d: %s.", self._phase.name, self._update, text)
 
 
-def _gradients(model: keras.Model, strategy: tf.distribute.Strategy, read: Callable) -> Callable:
+def _gradients(
+    model: keras.Model, strategy: tf.distribute.Strategy, read: Callable, weighed: str
+) -> Callable:
     """Returns a graph function from a step to the gradients of the trainable variables, times the
     share of its batch in the update.
     """
@@ -194,7 +200,7 @@ def _gradients(model: keras.Model, strategy: tf.distribute.Strategy, read: Calla
                 replica = tf.distribute.get_replica_context().replica_id_in_sync_group
                 replica = tf.cast(replica, tf.int64)
                 *batch, share = read(step, replica, strategy.num_replicas_in_sync)
-                model.train_step(tuple(batch))
+                own_step.take(model, *batch, weighed=weighed)
                 return [each * tf.cast(share, each.dtype) for each in recorder.take()]
 
             parts = strategy.run(one, args=(step,))

@@ -8,7 +8,7 @@ from tfbp.reporting.progress import Progress
 from tfbp.reporting.tensorboard import TensorBoard
 from tfbp.running import directory
 from tfbp.running.run import Run
-from tfbp.training import batches
+from tfbp.training import batches, own_step
 from tfbp.training.phase import Phase
 
 
@@ -44,6 +44,7 @@ def gradient_flow(run: Run, phase: Phase, batching: batches.Batching) -> Gradien
         phase,
         run.settings.gradients,
         read=batches.reader(run.splits.train, batching),
+        weighed=own_step.weighed_by(run.splits.train, batching.class_weights, run.strategy),
         loss=run.task.loss(),
         strategy=run.strategy,
         rows=run.history,

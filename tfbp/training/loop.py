@@ -18,7 +18,7 @@ from absl import logging
 from tfbp.data import structures
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
-from tfbp.training import batches
+from tfbp.training import batches, own_step
 from tfbp.workers import workers
 
 # One compiled call runs so many steps that it takes about this long: long enough to hide the cost
@@ -93,7 +93,8 @@ def train(
     if skipping:
         with strategy.scope():
             model.optimizer.skip_not_finite()
-    steps, processes = _compile(model, strategy, skipping), workers.of(strategy)
+    weighed = own_step.weighed_by(examples, batching.class_weights, strategy)
+    steps, processes = _compile(model, strategy, skipping, weighed), workers.of(strategy)
     iterator = iter(batches.training(examples, strategy, batching, range(start, total)))
     model.stop_training = False
     hooks.callbacks.on_train_begin()
@@ -223,7 +224,9 @@ def _loss(model: keras.Model) -> keras.metrics.Metric:
 _Steps = Callable[[Any, tf.Tensor], tuple[tf.Tensor, tf.Tensor, Mapping[str, tf.Tensor]]]
 
 
-def _compile(model: keras.Model, strategy: tf.distribute.Strategy, skipping: bool) -> _Steps:
+def _compile(
+    model: keras.Model, strategy: tf.distribute.Strategy, skipping: bool, weighed: str
+) -> _Steps:
     """Compiles what takes several steps in one call.
 
     It ends with a step whose loss is not finite or, where it skips, with an update left out. A step
@@ -237,7 +240,7 @@ def _compile(model: keras.Model, strategy: tf.distribute.Strategy, skipping: boo
     def one(x: Any, y: Any, weight: Any, share: tf.Tensor) -> tf.Tensor:
         before = [tf.identity(variable) for variable in counts]
         with model.optimizer.weighing(share):
-            model.train_step((x, y, weight))
+            own_step.take(model, x, y, weight, weighed=weighed)
         # The stand-in of an empty slice is nobody's example: no metric may count it.
         for variable, value in zip(counts, before, strict=True):
             variable.assign(tf.where(share > 0, variable, value))
@@ -246,22 +249,18 @@ def _compile(model: keras.Model, strategy: tf.distribute.Strategy, skipping: boo
     if model.jit_compile:
         one = tf.function(one, jit_compile=True, reduce_retracing=True, autograph=False)
 
-    @tf.autograph.experimental.do_not_convert
-    def run(iterator: Any) -> tf.Tensor:
+    def step(iterator: Any, done: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         totals = strategy.run(one, args=next(iterator))
-        return tf.math.is_finite(strategy.reduce("SUM", totals, axis=None))
+        return done + 1, tf.math.is_finite(strategy.reduce("SUM", totals, axis=None))
 
-    # AutoGraph makes loops of what follows, and of nothing else.
-    metrics = tf.autograph.experimental.do_not_convert(model.get_metrics_result)
-    update = tf.autograph.experimental.do_not_convert(model.optimizer.update)
-
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def steps(iterator: Any, count: tf.Tensor) -> Any:
-        done, finite = tf.constant(0), tf.constant(True)
-        while (done < count) & finite:
-            finite = run(iterator)
-            done += 1
-        return done, finite, metrics()
+        done, finite = tf.while_loop(
+            lambda done, finite: (done < count) & finite,
+            lambda done, finite: step(iterator, done),
+            (tf.constant(0), tf.constant(True)),
+        )
+        return done, finite, model.get_metrics_result()
 
     # What a step changes by itself; the weights wait for the update.
     changing = [
@@ -271,19 +270,30 @@ def _compile(model: keras.Model, strategy: tf.distribute.Strategy, skipping: boo
         if skipping
     ]
 
-    @tf.function(reduce_retracing=True)
+    def update(iterator: Any, done: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        before = [tf.identity(part) for part in changing]
+        end = tf.minimum(done + accumulate, count)
+        done, finite = tf.while_loop(
+            lambda done, finite: (done < end) & (finite | skipping),
+            lambda done, finite: step(iterator, done),
+            (done, tf.constant(True)),
+        )
+        finite = model.optimizer.update(strategy, finite)
+
+        def restore() -> tf.Tensor:
+            for part, value in zip(changing, before, strict=True):
+                part.assign(value)
+            return finite
+
+        return done, tf.cond(finite, lambda: finite, restore)
+
+    @tf.function(reduce_retracing=True, autograph=False)
     def updates(iterator: Any, count: tf.Tensor) -> Any:
-        done, finite = tf.constant(0), tf.constant(True)
-        while (done < count) & finite:
-            before = [tf.identity(part) for part in changing]
-            end = tf.minimum(done + accumulate, count)
-            while (done < end) & (finite | skipping):
-                finite = run(iterator)
-                done += 1
-            finite = update(strategy, finite)
-            if not finite:
-                for part, value in zip(changing, before, strict=True):
-                    part.assign(value)
-        return done, finite, metrics()
+        done, finite = tf.while_loop(
+            lambda done, finite: (done < count) & finite,
+            lambda done, finite: update(iterator, done, count),
+            (tf.constant(0), tf.constant(True)),
+        )
+        return done, finite, model.get_metrics_result()
 
     return updates if model.optimizer.deferred else steps
