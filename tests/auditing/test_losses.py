@@ -127,6 +127,12 @@ def zeros(units):
         ),
         (lambda: dense(3, "sigmoid"), TAGS, MultiLabel(NAMES), "Leave the sigmoid of its last"),
         (lambda: dense(3, "softmax"), TAGS, MultiLabel(NAMES), "Leave the softmax of its last"),
+        (
+            lambda: dense(3, "sigmoid"),
+            TAGS,
+            MultiLabel(NAMES, positive_weights={"ant": 2}),
+            "Leave the sigmoid of its last",
+        ),
         (lambda: dense(2, "softmax"), LABELS, Ordinal(NAMES), "Leave the softmax of its last"),
         (lambda: dense(3, "softmax"), LABELS, Classification(NAMES, loss=FOCAL), "the softmax"),
         (dense, LABELS, MultiLabel(NAMES), "0 or 1 for each label, as floats, .* int64 []"),

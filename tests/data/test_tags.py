@@ -49,6 +49,14 @@ def test_exactly_one_label_each_is_one_label():
         assert y.tolist() == [0, 1, 2]
 
 
+def test_the_columns_of_a_frame_name_its_classes():
+    kinds = ["cat", "dog", "cat", "eel"]
+    y, names = labels.separate(pd.get_dummies(kinds), None)
+    assert [names[label] for label in y] == kinds
+    y, names = labels.separate(pd.DataFrame(ROWS[[0, 1]]), None)
+    assert names == ("0", "1", "2")
+
+
 def test_floats_without_classes_are_values():
     y, names = labels.separate(ROWS.astype(float), None)
     assert names is None and y.dtype == np.float64

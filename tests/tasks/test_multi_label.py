@@ -69,6 +69,18 @@ def test_the_loss_is_the_mean_binary_cross_entropy():
     assert evaluated(task, Y, logits)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_positive_weights_count_in_training_alone():
+    task, logits = MultiLabel(NAMES, positive_weights={"red": 3}), dense()(X).numpy()
+    chances = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    found = Y * np.log(chances) * [1, 1, 3]
+    expected = -np.mean(found + (1 - Y) * np.log(1 - chances))
+    loss = task.loss()
+    assert float(loss(Y, logits)) == pytest.approx(expected, rel=1e-5)
+    assert evaluated(task, Y, logits) == evaluated(MultiLabel(NAMES), Y, logits)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert float(again(Y, logits)) == float(loss(Y, logits))
+
+
 def test_each_label_may_have_a_threshold_and_the_running_accuracy_knows_it():
     task = MultiLabel(NAMES, thresholds={"red": 0.9, "blue": 0.1})
     assert task.thresholds == (0.1, 0.5, 0.9)
@@ -124,6 +136,9 @@ def test_what_does_not_fit_is_refused(model, y, message):
         ({"thresholds": {"rad": 0.2}}, "`thresholds` must name labels.*Did you mean 'red'"),
         ({"thresholds": {"red": "high"}}, "`thresholds` must be a number"),
         ({"thresholds": (0.1, 0.2, 0.3)}, "`thresholds` must be a number"),
+        ({"positive_weights": {"rad": 2}}, "`positive_weights` must name labels.*'red'"),
+        ({"positive_weights": {"red": 0}}, "`positive_weights` must be above 0 and finite"),
+        ({"positive_weights": {"red": 2}, "loss": "mse"}, "`positive_weights` must be a matter"),
         ({"loss": "binary_crossentropy"}, "`loss` must take logits"),
     ],
 )

@@ -15,12 +15,13 @@ from tfbp.modeling import keras_graph
 from tfbp.tasks import sample_outputs, several
 from tfbp.tasks.one_hot import OF_ROWS, OneHot
 from tfbp.tasks.ordinal import RankCrossentropy
+from tfbp.tasks.positive import PositiveWeighted
 from tfbp.tasks.several import Tasks
 from tfbp.tasks.task import Task
 
 _OF_LABELS = (keras.losses.SparseCategoricalCrossentropy, OneHot)
 _BINARY = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
-_OF_UNITS = (*_BINARY, RankCrossentropy)  # each logit of which is a decision
+_OF_UNITS = (*_BINARY, PositiveWeighted, RankCrossentropy)  # each logit of which is a decision
 
 
 def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding]:

@@ -72,11 +72,11 @@ def separate(
     if y.ndim == 2 and y.shape[1] == 1 and (y.dtype.kind != "f" or classes is not None):
         y = y[:, 0]
     if is_one_hot(y) and (y.dtype.kind != "f" or classes is not None):
-        y = y.argmax(axis=1)
+        y, classes = y.argmax(axis=1), tags.columns(labels) if classes is None else classes
     elif (
         y.dtype.kind in "biuf" and tags.are_rows(y) and (y.dtype.kind != "f" or classes is not None)
     ):
-        return tags.from_rows(y, getattr(labels, "columns", None) if classes is None else classes)
+        return tags.from_rows(y, tags.columns(labels) if classes is None else classes)
     if y.dtype.kind in "SUOT":
         return _by_name(y, classes, argument)
     if classes is None:

@@ -27,6 +27,12 @@ def lists(given: object) -> list[Collection[str]] | None:
     return rows if isinstance(first, str) else None
 
 
+def columns(given: object) -> Names | None:
+    """Returns what the columns of a DataFrame are called; None: it is none, or numbers are."""
+    names = tuple(getattr(given, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
 def from_lists(
     rows: Sequence[Collection[str]], classes: Sequence[object] | None, argument: str
 ) -> tuple[np.ndarray, Names]:

@@ -12,6 +12,7 @@ from tfbp.data.examples import Examples
 from tfbp.errors import UserError, mistake
 from tfbp.tasks import assets, inputs, measures, probabilities, sample_outputs
 from tfbp.tasks.measures import LossLike, MetricLike
+from tfbp.tasks.positive import PositiveWeighted
 from tfbp.tasks.scores import average_precision, report
 from tfbp.tasks.task import Signature
 
@@ -23,6 +24,8 @@ class MultiLabel:
         classes: the names of the labels, in the order of the targets.
         thresholds: the probability above which a label is chosen, in (0, 1): one for all, or name →
             threshold, 0.5 for a label that is not named.
+        positive_weights: name → factor of the cross-entropy where the label is there, 1 for a label
+            that is not named: the rarer a label, the more it may count. Results are without.
         loss: what is trained with instead of the mean binary cross-entropy of an example's labels,
             a keras.losses.Loss that takes targets and logits; its name, or its config.
         metrics: keras.metrics.Metric objects, names or configs, beside the accuracy. They are given
@@ -31,8 +34,8 @@ class MultiLabel:
             pixels.
 
     Raises:
-        tfbp.UserError: no names, or one twice; a threshold out of range or for an unknown label; a
-            loss or metric that is none, or takes something else.
+        tfbp.UserError: no names, or one twice; a threshold or weight out of range or for an unknown
+            label; a loss or metric that is none, or takes something else.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class MultiLabel:
         classes: Sequence[str] | None,
         *,
         thresholds: float | Mapping[str, float] = 0.5,
+        positive_weights: Mapping[str, float] | None = None,
         loss: LossLike | None = None,
         metrics: Sequence[MetricLike] = (),
         largest_image: int = images.LARGEST,
@@ -49,13 +53,18 @@ class MultiLabel:
             raise mistake("classes", "must be names that differ, one for each label", classes)
         self.thresholds = _thresholds(thresholds, self.classes)
         self.largest_image = largest_image
+        self.positive_weights = _positive_weights(positive_weights or {}, self.classes)
         self._loss = measures.loss_of(loss)
+        if self._loss is not None and self.positive_weights:
+            raise UserError("`positive_weights` must be a matter of `loss`, where there is one.")
         probabilities.check_loss(self._loss)
         self._metrics = measures.metrics_of(metrics, self._own_metrics())
         probabilities.check(self._metrics)
 
     def loss(self) -> keras.losses.Loss:
         """Returns the mean binary cross-entropy over the labels, in nats, or what was given."""
+        if self.positive_weights:
+            return PositiveWeighted(self.positive_weights)
         return self._loss or keras.losses.BinaryCrossentropy(from_logits=True)
 
     def class_weights_for(self, examples: Examples) -> None:
@@ -111,9 +120,11 @@ class MultiLabel:
 
     def per_example(self, x: tf.Tensor, y: tf.Tensor, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes `loss` (nats) [batch], `target`, `logit` and `chosen` [batch, classes]."""
-        logits = tf.cast(outputs, tf.float32)
+        logits, loss = tf.cast(outputs, tf.float32), self.loss()
+        if isinstance(loss, PositiveWeighted):
+            loss = keras.losses.BinaryCrossentropy(from_logits=True)
         values = {
-            "loss": measures.each(self.loss(), y, outputs),
+            "loss": measures.each(loss, y, outputs),
             "target": tf.cast(y, tf.bool),
             "logit": logits,
             "chosen": self._chosen(tf.sigmoid(logits)),
@@ -196,3 +207,12 @@ def _thresholds(given: float | Mapping[str, float], classes: Sequence[str]) -> t
         if not 0 < threshold < 1:
             raise mistake("thresholds", "must be above 0 and below 1", threshold)
     return tuple(float(by_name.get(name, 0.5)) for name in classes)
+
+
+def _positive_weights(by_name: Mapping[str, float], classes: Sequence[str]) -> tuple[float, ...]:
+    for name, weight in by_name.items():
+        if name not in classes:
+            raise mistake("positive_weights", "must name labels", name, classes)
+        if not 0 < weight < float("inf"):
+            raise mistake("positive_weights", f"must be above 0 and finite, for {name!r}", weight)
+    return tuple(float(by_name.get(name, 1)) for name in classes) if by_name else ()
