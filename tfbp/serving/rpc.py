@@ -1,12 +1,11 @@
 """TensorFlow Serving's gRPC services, on its official protos.
 
-A method is served as a stream of requests of which the first one counts, which is the same on the
-wire: so the token is asked for before a message is received and parsed.
+The token is asked for before a message is received: where a call's method is looked up.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -31,7 +30,7 @@ from tfbp.serving.signature import Signature
 from tfbp.serving.status import Code, StatusError, invalid
 from tfbp.serving.version import Version
 
-# Messages of more bytes are worked on in a thread, so that others are answered in between.
+# Answers of more bytes are written in a thread, so that others are answered in between.
 _LARGE = 64 * 2**10
 _MISSING = "No signature was found with the name"
 
@@ -66,24 +65,21 @@ class Rpc:
                 ),
             },
         }
-        for service, methods in services.items():
-            handlers = {
-                name: grpc.stream_unary_rpc_method_handler(self._handler(name, method, message))
-                for name, (method, message) in methods.items()
-            }
-            server.add_generic_rpc_handlers(
-                (grpc.method_handlers_generic_handler(service, handlers),)
+        handlers = {
+            f"/{service}/{name}": grpc.unary_unary_rpc_method_handler(
+                self._handler(name, method, message)
             )
+            for service, methods in services.items()
+            for name, (method, message) in methods.items()
+        }
+        server.add_generic_rpc_handlers((_Guarded(handlers, self._gate),))
 
     def _handler(self, api: str, method: Method, message: type) -> Callable[..., Any]:
-        """Returns what answers a call: behind the gate, exceptions as clean codes."""
+        """Returns what answers a call: exceptions as clean codes."""
 
-        async def handle(contents: AsyncIterator[bytes], context: Any) -> bytes:
+        async def handle(content: bytes, context: Any) -> bytes:
             began, model = time.perf_counter(), ""
             try:
-                metadata = context.invocation_metadata() or ()
-                self._gate.admit([value for key, value in metadata if key == "authorization"])
-                content = await anext(aiter(contents))
                 with self._gate.place():
                     request = message.FromString(content)  # type: ignore[attr-defined]
                     model = _model(request)
@@ -94,10 +90,10 @@ class Rpc:
                         response = await method(request, seconds)
                     self._count(model, Code.OK, api, time.perf_counter() - began)
                     return bytes(response.SerializeToString())
-            except Exception as error:
+            except Exception as error:  # Whatever it is, the client gets a code, the log the rest.
                 fault = failures.status_of(error)
             self._count(model, fault.code, api, 0.0)
-            await context.abort(getattr(grpc.StatusCode, fault.code.name), fault.message)
+            await _abort(context, fault)
             raise AssertionError("abort raises")
 
         return handle
@@ -109,8 +105,8 @@ class Rpc:
                 self._metrics.latency(model, api, "GRPC", seconds)
 
     async def _predict(self, request: Any, seconds: float) -> Any:
-        large = request.ByteSize() > _LARGE
-        inputs = await _call(large, _inputs, request, self._limits.max_body_bytes)
+        long = any(map(tensors.is_long, request.inputs.values()))
+        inputs = await _call(long, _inputs, request, self._limits.max_body_bytes)
         with self._models.use(*_model_spec(request)) as version:
             name = request.model_spec.signature_name or DEFAULT
             signature = version.signature(name)
@@ -182,6 +178,31 @@ class Rpc:
         raise StatusError(
             Code.UNIMPLEMENTED, "HandleReloadConfigRequest is not implemented: folders are watched"
         )
+
+
+class _Guarded(grpc.GenericRpcHandler):
+    """Finds the handler of a call for whoever may ask; for others one that reads no message."""
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], gate: Gate):
+        self._handlers, self._gate = handlers, gate
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        metadata = call.invocation_metadata or ()
+        try:
+            self._gate.admit([value for key, value in metadata if key == "authorization"])
+        except StatusError as error:
+            fault = error
+
+            async def refuse(messages: object, context: Any) -> None:
+                await _abort(context, fault)
+
+            # On the wire a stream of which nothing is read.
+            return grpc.stream_unary_rpc_method_handler(refuse)
+        return self._handlers.get(call.method)
+
+
+async def _abort(context: Any, fault: StatusError) -> None:
+    await context.abort(getattr(grpc.StatusCode, fault.code.name), fault.message)
 
 
 async def _call(in_thread: bool, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -31,6 +31,7 @@ _FIELDS = {
     tf.float16: "half_val",
     tf.bfloat16: "half_val",
 }
+_LISTS = set(_FIELDS.values())
 
 
 def of_proto(proto: tensor_pb2.TensorProto, max_bytes: int = MAX_BYTES) -> Array:
@@ -52,8 +53,12 @@ def of_proto(proto: tensor_pb2.TensorProto, max_bytes: int = MAX_BYTES) -> Array
     if math.prod(sizes) * width > max_bytes:
         raise invalid(f"A tensor of shape {sizes} is over the limit of {max_bytes} bytes")
     try:
-        array = _long(proto, dtype, sizes)
-        if array is None:
+        if dtype in _FIELDS and dtype != tf.string and (content := proto.tensor_content):
+            # `tf.make_ndarray` copies it, and takes ten times as long for a small one.
+            array = np.frombuffer(content, dtype.as_numpy_dtype).reshape(sizes)
+        elif dtype in _FIELDS and is_long(proto):
+            array = _long(proto, dtype, sizes)
+        else:
             array = tf.make_ndarray(proto)
     except (TypeError, ValueError, IndexError, OverflowError):
         raise invalid(f"Tensor proto does not hold {dtype.name} of shape {sizes}") from None
@@ -62,14 +67,17 @@ def of_proto(proto: tensor_pb2.TensorProto, max_bytes: int = MAX_BYTES) -> Array
     return array
 
 
-def _long(proto: tensor_pb2.TensorProto, dtype: tf.DType, sizes: list[int]) -> Array | None:
-    """Returns the array of a proto with a long list of values; None: its list is not long.
+def is_long(proto: tensor_pb2.TensorProto) -> bool:
+    """Returns whether a proto lists so many values that reading them takes long."""
+    return any(len(getattr(proto, field)) > _CHUNK for field in _LISTS)
+
+
+def _long(proto: tensor_pb2.TensorProto, dtype: tf.DType, sizes: list[int]) -> Array:
+    """Returns the array of a proto with a long list of values.
 
     As one call it would let no other thread run until it ends, which takes seconds.
     """
-    values = getattr(proto, _FIELDS.get(dtype, "float_val"))
-    if dtype not in _FIELDS or proto.tensor_content or len(values) <= _CHUNK:
-        return None
+    values = getattr(proto, _FIELDS[dtype])
     half = dtype in (tf.float16, tf.bfloat16)
     array = np.empty(len(values), np.uint16 if half else dtype.as_numpy_dtype)
     for start in range(0, len(values), _CHUNK):
