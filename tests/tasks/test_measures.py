@@ -7,7 +7,10 @@ from tfbp.data.examples import Examples
 from tfbp.errors import UserError
 from tfbp.tasks import measures
 from tfbp.tasks.classification import Classification, suited
+from tfbp.tasks.multi_label import MultiLabel
+from tfbp.tasks.ordinal import Ordinal
 from tfbp.tasks.regression import Regression
+from tfbp.tasks.several import named_metrics
 
 NAMES = ("ant", "bee", "cat")
 X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
@@ -236,6 +239,8 @@ class Forgetful(keras.metrics.Mean):
         (lambda: Regression(metrics=["mae", "MAE"]), "names that differ.*'mean_absolute_error'"),
         (lambda: Regression(metrics=[keras.metrics.Sum(name="mae")]), "names that differ.*'mae'"),
         (lambda: Regression(metrics=[keras.metrics.Sum(name="loss")]), "names that differ.*'loss'"),
+        (lambda: MultiLabel(NAMES, metrics=[keras.metrics.AUC(name="exact")]), "'exact'"),
+        (lambda: Ordinal(NAMES, metrics=[keras.metrics.AUC(name="kappa")]), "'kappa'"),
         (lambda: Regression(metrics=[keras.losses.Huber()]), "`metrics` must be keras.metrics"),
         (lambda: Regression(metrics=[Fussy(3)]), "`metrics` must be made anew.*rows"),
         (lambda: Regression(metrics=[Forgetful(5)]), "all that they are made of.*'Forgetful'"),
@@ -273,3 +278,13 @@ def test_what_does_not_take_the_examples_is_refused_before_training(task, y, uni
     examples = Examples.from_arrays(X, y.astype(np.float32) if y.ndim > 1 else y)
     with pytest.raises(UserError, match=message):
         task.check(dense(units), examples)
+
+
+@pytest.mark.parametrize("method", ["loss", "metrics"])
+def test_a_subclass_that_returns_a_name_is_told_what_it_must_return(method):
+    own = type("Own", (Regression,), {method: lambda self: "mse" if method == "loss" else ["mse"]})
+    with pytest.raises(UserError, match=r"`task` must return objects of .*'mse'"):
+        own().check(dense(2), Examples.from_arrays(X, VALUES))
+    if method == "metrics":
+        with pytest.raises(UserError, match="`task` must return objects"):
+            named_metrics(own())

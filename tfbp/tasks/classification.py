@@ -51,6 +51,7 @@ class Classification:
 
     # What makes probabilities of the model's answers, see `tfbp.tasks.probabilities`.
     reading = "softmax"
+    _results: tuple[str, ...] = ()  # what results hold beside loss, metrics and report
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Classification:
         if isinstance(self._loss, OF_ROWS):
             self._loss = OneHot(self._loss)
         probabilities.check_loss(self._loss)
-        self._metrics = measures.metrics_of(metrics, self._own_metrics())
+        self._metrics = measures.metrics_of(metrics, self._own_metrics(), self._results)
         probabilities.check(self._metrics)
 
     def loss(self) -> keras.losses.Loss:

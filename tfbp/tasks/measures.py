@@ -55,12 +55,15 @@ def check_reduction(loss: keras.losses.Loss) -> None:
 
 
 def metrics_of(
-    given: Sequence[MetricLike], own: Sequence[keras.metrics.Metric]
+    given: Sequence[MetricLike],
+    own: Sequence[keras.metrics.Metric],
+    results: Sequence[str] = (),
 ) -> tuple[keras.metrics.Metric, ...]:
     """Returns metrics as objects, each with a name of its own.
 
     Args:
         own: those that the task has beside them.
+        results: what else the task's results are called.
 
     Raises:
         tfbp.UserError: one is no metric, cannot be made anew from its config, or has a name that
@@ -69,7 +72,7 @@ def metrics_of(
     if isinstance(given, (str, Mapping, keras.metrics.Metric)):
         raise mistake("metrics", "must be a list of metrics", given)
     metrics = tuple(_metric(each) for each in given)
-    taken = ["loss", "report", *(metric.name for metric in own)]
+    taken = ["loss", "report", *(metric.name for metric in own), *results]
     for metric in metrics:
         if metric.name in taken:
             rule = "must have names that differ, from the task's own too: give it `name=…`"
@@ -114,7 +117,13 @@ def made_of(thing: keras.losses.Loss | keras.metrics.Metric) -> dict[str, Any]:
 
     Keras's own config is not enough: that of keras.losses.Huber leaves `delta` out. Names are left
     out: those of metrics are numbered, see `anew`.
+
+    Raises:
+        tfbp.UserError: it is neither.
     """
+    if not isinstance(thing, (keras.losses.Loss, keras.metrics.Metric)):
+        rule = "must return objects of keras.losses and keras.metrics from `loss` and `metrics`"
+        raise mistake("task", rule, thing)
     attributes = {name.lstrip("_"): value for name, value in vars(thing).items()}
     settings = thing.get_config() | attributes
     settings |= settings.pop("fn_kwargs", {})
@@ -191,9 +200,11 @@ def check(
     Raises:
         tfbp.UserError: says what one of them answers.
     """
+    made_of(loss)
     check_reduction(loss)
     _take(each, (loss,), y, outputs, f"`loss` must take {_shown(y, outputs)}. {loss.name!r} says:")
     for metric in metrics:
+        made_of(metric)
         if type(metric).update_state in _OF_VALUES:
             rule = "must take targets and answers, and this one takes values alone"
             raise mistake("metrics", rule, metric.name)

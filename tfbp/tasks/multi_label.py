@@ -16,6 +16,8 @@ from tfbp.tasks.positive import PositiveWeighted
 from tfbp.tasks.scores import average_precision, report
 from tfbp.tasks.task import Signature
 
+_RESULTS = ("exact", "macro_f1", "micro_f1", "mean_average_precision")
+
 
 class MultiLabel:
     """Several labels by binary cross-entropy: targets float32 [classes] of 0 and 1, logits alike.
@@ -58,7 +60,7 @@ class MultiLabel:
         if self._loss is not None and self.positive_weights:
             raise UserError("`positive_weights` must be a matter of `loss`, where there is one.")
         probabilities.check_loss(self._loss)
-        self._metrics = measures.metrics_of(metrics, self._own_metrics())
+        self._metrics = measures.metrics_of(metrics, self._own_metrics(), _RESULTS)
         probabilities.check(self._metrics)
 
     def loss(self) -> keras.losses.Loss:

@@ -77,6 +77,7 @@ class Ordinal(Classification):
     """
 
     reading = "ranks"
+    _results = ("kappa",)
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError, mistake
 from tfbp.modeling import keras_graph
-from tfbp.tasks import classification, inputs, sample_outputs
+from tfbp.tasks import classification, inputs, measures, sample_outputs
 from tfbp.tasks.language import LanguageModel
 from tfbp.tasks.task import Signature, Task
 
@@ -206,11 +206,12 @@ def measured(task: Task) -> dict[str, Any]:
 
 def named_metrics(task: Task) -> dict[str, keras.metrics.Metric]:
     """Returns the metrics of a task by the names that their results have."""
-    return {
-        f"{part.name}_{metric.name}" if part.name else metric.name: metric
-        for part in parts(task)
-        for metric in part.task.metrics()
-    }
+    named = {}
+    for part in parts(task):
+        for metric in part.task.metrics():
+            measures.made_of(metric)  # which says what else it is
+            named[f"{part.name}_{metric.name}" if part.name else metric.name] = metric
+    return named
 
 
 @dataclasses.dataclass(frozen=True)
