@@ -221,3 +221,30 @@ def test_classes_that_a_task_names_otherwise_than_the_examples_are_found(given):
 def test_a_task_may_name_classes_that_have_numbers():
     splits = Splits(Examples.from_arrays(X, LABELS), classes=("0", "1", "2"))
     assert not list(losses.findings(dense(), splits, Classification(NAMES)))
+
+
+@pytest.mark.parametrize(
+    ("task", "units", "y"),
+    [
+        (Classification(("bee", "ant")), 2, TWO),
+        (Classification(("bee", "ant"), logits=1), 1, TWO),
+        (Ordinal(("cat", "bee", "ant")), 2, LABELS),
+        (MultiLabel(("cat", "bee", "ant")), 3, TAGS),
+    ],
+    ids=["two logits", "one logit", "ranks", "several"],
+)
+def test_names_in_another_order_than_those_of_the_examples_are_an_error(task, units, y):
+    names = tuple(sorted(task.classes))
+    splits = Splits(Examples.from_arrays(X, y), classes=names)
+    (finding,) = losses.findings(dense(units), splits, task)
+    assert "Give the task `splits.classes`" in finding.message
+    if y is TAGS:
+        (finding,) = losses.findings(
+            dense(units), Splits(Examples.from_arrays(X, y, values=names)), task
+        )
+        assert "Give the task `splits.classes`" in finding.message
+
+
+def test_a_model_that_does_not_say_that_it_has_one_logit_is_told_how_to():
+    (finding,) = found(dense(1), TWO, Classification(NAMES[:2]))
+    assert "`Classification(…, logits=1)`" in finding.message

@@ -139,6 +139,10 @@ def test_what_does_not_fit_is_refused(model, y, message):
         ({"positive_weights": {"rad": 2}}, "`positive_weights` must name labels.*'red'"),
         ({"positive_weights": {"red": 0}}, "`positive_weights` must be above 0 and finite"),
         ({"positive_weights": {"red": 2}, "loss": "mse"}, "`positive_weights` must be a matter"),
+        (
+            {"loss": keras.losses.CategoricalCrossentropy(from_logits=True)},
+            "`loss` must take each label by itself",
+        ),
         ({"loss": "binary_crossentropy"}, "`loss` must take logits"),
     ],
 )

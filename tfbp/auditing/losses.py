@@ -58,12 +58,14 @@ def _messages(model: keras.Model, splits: Splits, task: Task) -> Iterator[str]:
             _scale(model, answer, loss),
         ]
     else:
-        messages = [_unit_scale(model, answer, loss) if isinstance(loss, _OF_UNITS) else ""]
+        scale = _unit_scale(model, answer, loss) if isinstance(loss, _OF_UNITS) else ""
+        messages = [_names(splits, task), scale]
     yield from filter(None, messages)
 
 
 def _names(splits: Splits, task: Task) -> str:
-    theirs, ours = splits.classes, getattr(task, "classes", None)
+    # Rows of 0 and 1 may come as values, which have names too.
+    theirs, ours = splits.classes or splits.train.values, getattr(task, "classes", None)
     # Classes that have but numbers may be named by the task.
     if not theirs or not ours or tuple(theirs) == tuple(map(str, range(len(theirs)))):
         return ""
@@ -71,7 +73,7 @@ def _names(splits: Splits, task: Task) -> str:
         return ""
     return (
         "`task` must name the classes as the examples do, in their order. Received: "
-        f"{listed(ours)} against {listed(theirs)}. Give `tfbp.Classification(splits.classes)`."
+        f"{listed(ours)} against {listed(theirs)}. Give the task `splits.classes`."
     )
 
 
@@ -136,9 +138,11 @@ def _width(answer: np.ndarray, splits: Splits, task: Task) -> str:
     due = len(names) if names else splits.vocabulary and splits.vocabulary.size
     if due is None or answer.shape[-1] == due:
         return ""
+    one = due == 2 and answer.shape[-1] == 1 and getattr(task, "logits", None) == 2
+    more = " One logit of two classes is `Classification(…, logits=1)`." if one else ""
     return (
         f"`model` must answer one logit for each of the {due} classes. "
-        f"Received: an answer of shape {list(answer.shape[1:])}."
+        f"Received: an answer of shape {list(answer.shape[1:])}.{more}"
     )
 
 

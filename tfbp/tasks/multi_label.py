@@ -12,6 +12,7 @@ from tfbp.data.examples import Examples
 from tfbp.errors import UserError, mistake
 from tfbp.tasks import assets, inputs, measures, probabilities, sample_outputs
 from tfbp.tasks.measures import LossLike, MetricLike
+from tfbp.tasks.one_hot import OF_ROWS
 from tfbp.tasks.positive import PositiveWeighted
 from tfbp.tasks.scores import average_precision, report
 from tfbp.tasks.task import Signature
@@ -60,6 +61,9 @@ class MultiLabel:
         if self._loss is not None and self.positive_weights:
             raise UserError("`positive_weights` must be a matter of `loss`, where there is one.")
         probabilities.check_loss(self._loss)
+        if isinstance(self._loss, (*OF_ROWS, keras.losses.SparseCategoricalCrossentropy)):
+            rule = "must take each label by itself, and this one takes a softmax of them all"
+            raise mistake("loss", rule, self._loss.name)
         self._metrics = measures.metrics_of(metrics, self._own_metrics(), _RESULTS)
         probabilities.check(self._metrics)
 
