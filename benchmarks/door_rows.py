@@ -84,7 +84,7 @@ def _bert(splits: tfbp.Splits, rate: float) -> keras.Model:
         num_heads=2,
         hidden_dim=8,
         intermediate_dim=16,
-        dropout=rate,
+        dropout=0.0,  # which would draw anew in each epoch, also where it is frozen
         max_sequence_length=12,
     )
     pooled = backbone(backbone.input)["pooled_output"]

@@ -9,8 +9,10 @@ import tensorflow as tf
 
 import tfbp
 from tfbp.caching import cache as feature_cache
+from tfbp.caching import prefix
 from tfbp.commands import predict
 from tfbp.errors import UserError
+from tfbp.modeling import freezing
 from tfbp.tasks import sample_outputs
 from tfbp.training import batches
 
@@ -143,6 +145,21 @@ def test_what_is_frozen_is_cached_whichever_inputs_lead_to_it(monkeypatch, tmp_p
         assert run.result["phases"][0]["features"].get("cut") == (["body"] if cache else None)
     for cached, plain in zip(*weights, strict=True):
         np.testing.assert_allclose(cached, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_sizes_that_a_model_leaves_open_are_those_of_the_examples():
+    inputs = {
+        "ids": keras.Input((None,), dtype="int32", name="ids"),
+        "age": keras.Input((1,), name="age"),
+    }
+    x = layers.Conv1D(4, 2, name="body")(layers.Embedding(7, 4)(inputs["ids"]))
+    x = layers.Concatenate(name="both")([layers.GlobalMaxPooling1D()(x), inputs["age"]])
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    frozen = freezing.freeze(model, "head")
+    assert prefix.find(model, frozen) is None
+    found = prefix.find(model, frozen, splits("ids", "age").train.spec[0])
+    assert found.cut == ("both",)
+    assert [spec.shape.as_list() for spec in found.specs] == [[5]]
 
 
 class Stop(Exception):

@@ -179,7 +179,7 @@ class FeatureCache:
         """Returns the prefix of a phase, and why it is not to be cached; "": it is."""
         if not self._settings.cache:
             return None, "the cache is off"
-        prefix = find(self._model, frozen)
+        prefix = find(self._model, frozen, self._train.spec[0])
         if prefix is None:
             return None, "no part of the model gives the same in each epoch"
         return prefix, self._obstacle(index, prefix)

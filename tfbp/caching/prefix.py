@@ -17,7 +17,8 @@ import tensorflow as tf
 from tfbp import fingerprint
 from tfbp.caching.calls import Call, Calls, Edge, calls_of
 from tfbp.caching.tracing import Trace, trace
-from tfbp.modeling import keras_graph, paths, precision
+from tfbp.data import structures
+from tfbp.modeling import keras_graph, model_inputs, paths, precision
 from tfbp.modeling.freezing import Frozen
 
 # Layers whose kernels go over their inputs: steps, or the image before it is made larger.
@@ -118,7 +119,7 @@ class OnFeatures:
         setattr(self._model, name, value)
 
 
-def find(model: keras.Model, frozen: Frozen) -> Prefix | None:
+def find(model: keras.Model, frozen: Frozen, x: Any = None) -> Prefix | None:
     """Finds the largest part of a model whose answers a phase cannot change.
 
     A call of a layer is in it if it has only inputs from there; reads no variable that learns or
@@ -130,6 +131,7 @@ def find(model: keras.Model, frozen: Frozen) -> Prefix | None:
     Args:
         model: built, as `freezing.freeze` left it.
         frozen: returned by that.
+        x: specs of an example. Of a structure they say the sizes that the model leaves open.
 
     Returns:
         None where there is nothing to save: no multiply-adds before the cut; the model is a
@@ -137,7 +139,10 @@ def find(model: keras.Model, frozen: Frozen) -> Prefix | None:
         known; its answer to one example depends on others in the batch.
     """
     calls = calls_of(model)
-    if calls is None or not _steps_as_keras(model) or not _sized(calls):
+    if calls is None or not _steps_as_keras(model):
+        return None
+    calls = _of_size(calls, model, x)
+    if not _sized(calls):
         return None
     traced = trace(calls, frozen.fixed)
     after, cut = _cut(calls, traced)
@@ -204,6 +209,26 @@ def _steps_as_keras(model: keras.Model) -> bool:
     """Tells whether a step calls the model on the inputs, and does nothing else with them."""
     methods = model.train_step, model.compute_loss, model.compute_metrics
     return all(method.__module__.startswith("keras.") for method in methods)
+
+
+def _of_size(calls: Calls, model: keras.Model, x: Any) -> Calls:
+    """Returns a model's calls with the sizes of its inputs that a structure of specs knows."""
+    # Of a tensor alone too they would be known: its runs, never cached before, would end otherwise.
+    if not structures.is_nested(x):
+        return calls
+    specs = structures.leaves(x)
+    known = {
+        id(tensor): specs[path].shape for path, tensor in model_inputs.matched(model, x).items()
+    }
+
+    def of_size(tensor: keras.KerasTensor) -> keras.KerasTensor:
+        shape = known.get(id(tensor), ())
+        if len(shape) + 1 != len(tensor.shape):
+            return tensor
+        sizes = (own or given for own, given in zip(tensor.shape[1:], shape, strict=True))
+        return keras.KerasTensor((None, *sizes), tensor.dtype, tensor.sparse, name=tensor.name)
+
+    return dataclasses.replace(calls, inputs=keras.tree.map_structure(of_size, calls.inputs))
 
 
 def _sized(calls: Calls) -> bool:
