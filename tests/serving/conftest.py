@@ -101,6 +101,7 @@ class Client:
 
     def __init__(self, server):
         self.url = f"http://127.0.0.1:{server.port}"
+        self.grpc_port = server.grpc_port
         self.channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}")
         self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
         self.model = model_service_pb2_grpc.ModelServiceStub(self.channel)
