@@ -3,9 +3,10 @@
     python benchmarks/serving.py [--seconds=5] [--before=CHECKOUT] [--engine=tfserving PATH]
 
 Serves two models: `mlp` (784 numbers a row) and `image` (224 × 224 pixels: as numbers, and as JPEG
-files). 1, 8 and 64 clients keep their connections and ask for one row a request: `wrk` by REST, a
-process with the official stubs by gRPC. Prints requests a second, latencies, and the CPU time of
-the server's own processes for a request, with what one client waits more than a direct call takes.
+files). 1, 8 and 64 clients keep their connections and ask for one row a request: `wrk` by REST,
+`h2load` by gRPC (Debian's packages wrk and nghttp2-client). Prints requests a second, latencies,
+and the CPU time of the server's own processes for a request, with what one client waits more than
+a direct call takes.
 
 `--before` measures another checkout of tfbp in turn with this one, `--engine=tfserving PATH` a
 `tensorflow_model_server`, whose answers are compared with this server's byte by byte. Ends with
@@ -20,6 +21,7 @@ import os
 import pathlib
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 
+import grpc
 import numpy as np
 import tensorflow as tf
 
@@ -36,25 +39,8 @@ from tfbp.settings import Fields, field
 
 ROOT = pathlib.Path(__file__).parents[1]
 CLIENTS = (1, 8, 64)
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
 TICKS = os.sysconf("SC_CLK_TCK")
-# Asks by gRPC from so many threads until the time is over; prints the latencies in milliseconds.
-GRPC_CLIENT = """
-import sys, threading, time
-import grpc
-address, clients, seconds, file = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
-request, latencies = open(file, "rb").read(), []
-def ask():
-    channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
-    call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-    until = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < until:
-        call(request, 30)
-        latencies.append(1000 * (time.perf_counter() - began))
-threads = [threading.Thread(target=ask) for _ in range(clients)]
-[thread.start() for thread in threads]
-[thread.join() for thread in threads]
-print(*latencies)
-"""
 WRK = """
 wrk.method, wrk.headers["Content-Type"] = "POST", "application/json"
 wrk.body = io.open("%s", "rb"):read("*a")
@@ -240,12 +226,21 @@ def _measure(
     """Returns requests a second, p50, p99 and the server's CPU for a request; how many failed."""
     began = server.cpu()
     if case.grpc:
-        command = [sys.executable, "-c", GRPC_CLIENT, f"127.0.0.1:{server.grpc_port}"]
-        command += [str(clients), str(seconds), str(folder / case.name)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        latencies = np.array(output.split(), float)
-        count, bad = len(latencies), 0
-        p50, p99 = np.percentile(latencies, [50, 99])
+        target = f"127.0.0.1:{server.grpc_port}"
+        with grpc.insecure_channel(target) as channel:  # h2load does not see gRPC's own status.
+            channel.unary_unary(PREDICT)(case.content, 60)
+        began = server.cpu()
+        # A message on the wire: not compressed, its length, its bytes.
+        (folder / "framed").write_bytes(struct.pack(">BI", 0, len(case.content)) + case.content)
+        log = folder / "h2load.log"
+        command = ["h2load", f"-c{clients}", "-t1", f"--duration={seconds:g}", f"--log-file={log}"]
+        command += ["-Hcontent-type: application/grpc", "-Hte: trailers", f"-d{folder}/framed"]
+        log.unlink(missing_ok=True)
+        subprocess.run([*command, f"http://{target}{PREDICT}"], check=True, capture_output=True)
+        # A line for each answer: when it was asked for, its status, microseconds.
+        answers = np.loadtxt(log, ndmin=2)
+        count, bad = len(answers), int((answers[:, 1] != 200).sum())
+        p50, p99 = np.percentile(answers[:, 2] / 1000, [50, 99])
     else:
         script = folder / "wrk.lua"
         script.write_text(WRK % (folder / case.name))

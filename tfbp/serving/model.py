@@ -121,7 +121,7 @@ class Model:
         began = time.perf_counter()
         try:
             version = Version(self._folder / stamp[0], self._limits)
-        except Exception as error:
+        except Exception as error:  # Whatever is wrong with its files, the others go on.
             self._metrics.load(f"{self._name}/{number}", False, time.perf_counter() - began)
             logging.error("Version %d of %s cannot be loaded: %s", number, self._name, error)
             self._broken[number] = stamp

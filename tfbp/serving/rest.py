@@ -86,7 +86,7 @@ class Rest:
                 answer = await self._route(scope, body, asked, deadline.when() or 0.0)
         except ClientLeft:  # Nobody reads the answer.
             return _Answer(Code.CANCELLED, "", HTTP[Code.CANCELLED])
-        except Exception as error:
+        except Exception as error:  # Whatever it is, the client gets a code, the log the rest.
             fault = failures.status_of(error)
             text = json_text.member("error", json_text.string(fault.message))
             answer = _Answer(fault.code, text, fault.http)

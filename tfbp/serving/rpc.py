@@ -120,25 +120,27 @@ class Rpc:
 
     async def _classify(self, request: Any, seconds: float) -> Any:
         response = classification_pb2.ClassificationResponse()
-        with self._models.use(*_model_spec(request)) as version:
-            name = request.model_spec.signature_name
-            signature = inference.signature(version, name, inference.CLASSIFY, _MISSING)
-            inputs = examples.of_input(request.input)
-            outputs = await signature.answer(inputs, seconds)
-            _fill_classes(response.result, outputs, len(inputs[examples.INPUT]))
-            _describe(response.model_spec, request.model_spec.name, name or DEFAULT, version)
+        outputs, count = await self._examples(inference.CLASSIFY, request, response, seconds)
+        _fill_classes(response.result, outputs, count)
         return response
 
     async def _regress(self, request: Any, seconds: float) -> Any:
         response = regression_pb2.RegressionResponse()
+        outputs, count = await self._examples(inference.REGRESS, request, response, seconds)
+        _fill_regressions(response.result, outputs, count)
+        return response
+
+    async def _examples(
+        self, method: str, request: Any, response: Any, seconds: float
+    ) -> tuple[Tensors, int]:
+        """Returns the outputs for a request's examples, and how many these are."""
         with self._models.use(*_model_spec(request)) as version:
             name = request.model_spec.signature_name
-            signature = inference.signature(version, name, inference.REGRESS, _MISSING)
+            signature = inference.signature(version, name, method, _MISSING)
             inputs = examples.of_input(request.input)
             outputs = await signature.answer(inputs, seconds)
-            _fill_regressions(response.result, outputs, len(inputs[examples.INPUT]))
             _describe(response.model_spec, request.model_spec.name, name or DEFAULT, version)
-        return response
+        return outputs, len(inputs[examples.INPUT])
 
     async def _infer(self, request: Any, seconds: float) -> Any:
         response = inference_pb2.MultiInferenceResponse()

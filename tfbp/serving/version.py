@@ -53,7 +53,7 @@ class Version:
                 else:
                     self.signatures[name] = signature
             self._warm_up(folder / layout.WARMUP)
-        except BaseException:
+        except BaseException:  # It goes on; what was loaded would stay.
             self.close()
             raise
 
