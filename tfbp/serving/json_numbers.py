@@ -42,7 +42,7 @@ class Numbers:
         kind = "d" if dtype in FLOATS else "u" if dtype == "uint64" else "i"
         try:
             values: Array = np.frombuffer(self._list.as_buffer(of_type=kind), _WIDE[kind])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             return None
         if len(values) != math.prod(self.shape):  # An empty list looks like one of one number.
             return None
@@ -66,7 +66,7 @@ def read(body: bytes, max_depth: int) -> Numbers | None:
     try:
         document: Any = simdjson.Parser().parse(body)
         members = {key: document[key] for key in document.keys()}  # noqa: SIM118
-    except ValueError:  # also UnicodeDecodeError
+    except (ValueError, RuntimeError):  # one of UTF-8, one of integers below 64 bits
         return None
     strings = {key: value for key, value in members.items() if isinstance(value, str)}
     lists = {key: value for key, value in members.items() if isinstance(value, simdjson.Array)}
