@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import pathlib
 import random
 import shutil
@@ -249,6 +250,9 @@ def test_a_batch_larger_than_the_data_is_cut_to_it_with_a_line_in_the_log(caplog
         ({"checkpoint_seconds": -1.0}, "`checkpoint_seconds` must be at least 0"),
         ({"on_nan": "skp"}, "Did you mean 'skip'"),
         ({"phases": ()}, "`phases` must be one or more"),
+        ({"phases": None}, "`phases` must be a list of tfbp.Phase"),
+        ({"callbacks": [3]}, "`callbacks` must be Keras callbacks. Received: 3"),
+        ({"seed": 2**32}, "`seed` must be at most 4294967295"),
         ({"phases": (PHASES[0], Phase("x", "body/c", epochs=1, learning_rate=1))}, "body/conv_1"),
         (
             {"phases": (PHASES[0], Phase("x", "body/norm_1", epochs=1, learning_rate=1))},
@@ -268,6 +272,32 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained_or_written(
         fit(model, workdir=tmp_path / "run", **settings)
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_a_directory_that_no_path_can_name_is_refused(name):
+    with pytest.raises(UserError, match="`workdir` must be a path that a directory can have"):
+        fit(workdir=name)
+
+
+def test_splits_and_tasks_that_are_none_are_refused():
+    for task in (None, Classification, "x"):
+        with pytest.raises(UserError, match="`task` must be a task, such as"):
+            driver.fit(network(), splits(), task, PHASES)
+    with pytest.raises(UserError, match=r"`splits` must be tfbp\.Splits"):
+        driver.fit(network(), Classification(CLASSES), splits(), PHASES)
+
+
+def test_a_run_stays_in_its_directory_wherever_a_callback_goes(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    leave = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: os.chdir(tmp_path / "elsewhere")
+    )
+    run = fit(phases=ONE_PHASE, workdir="run", callbacks=leave)
+    assert run.directory == tmp_path / "run"
+    assert (tmp_path / "run" / "manifest.json").is_file()
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 # ---- the proof
@@ -448,7 +478,7 @@ def test_an_export_that_fails_leaves_a_run_that_goes_on_without_training(
     assert not run_directory.ended("runs/line/1")
     monkeypatch.setattr(loop, "train", no_training)
     run = driver.run(line, line.Config())
-    assert run.directory == pathlib.Path("runs/line/1")
+    assert run.directory == pathlib.Path("runs/line/1").absolute()
     assert run_directory.ended("runs/line/1")
     assert len(run.history) == 2
     # Now it is read, and asked for again by its directory.

@@ -93,7 +93,7 @@ def test_values_outside_of_the_range_are_refused(wrong, message):
         layers=st.lists(st.integers(1, 9)).map(tuple),
         cells=st.lists(st.sampled_from(("lstm", "gru"))).map(tuple),
         flip=st.booleans(),
-        seed=st.integers(0, 2**40),
+        seed=st.integers(0, 2**32 - 1),
     )
 )
 def test_settings_pass_through_json_and_come_back_equal(config):
@@ -173,6 +173,19 @@ def test_a_file_without_an_underscore_is_a_recipe(folder):
     }
 
 
+def test_a_recipe_that_is_no_python_is_listed_as_such_beside_the_others(folder):
+    (folder / "broken.py").write_text("impor x\n")
+    (folder / "latin.py").write_bytes('"""Straße."""'.encode("latin-1"))
+    (folder / "nul.py").write_bytes(b"x = 1\0")
+    (folder / "folder.py").mkdir()
+    (folder / "gone.py").symlink_to(folder / "nowhere")
+    unread = dict.fromkeys(("broken", "latin", "nul"), "(its file cannot be read as Python)")
+    assert recipe.summaries(folder) == unread | {
+        "first": "Learns nothing.",
+        "second": "Is read, not run.",
+    }
+
+
 def test_summaries_are_read_without_running_the_recipes(folder):
     assert recipe.summaries(folder) == {
         "first": "Learns nothing.",
@@ -218,6 +231,8 @@ def test_a_recipe_that_lacks_a_part_is_refused(folder):
         ("x = 1\ndef f(:\n", "fails at line 2: SyntaxError"),
         ("\nimport nowhere_to_be_found\n", "fails at line 2: ModuleNotFoundError"),
         ("def f():\n    raise KeyError('a')\n\nf()\n", "fails at line 2: KeyError"),
+        ("import dataclasses\n\ndataclasses.fields(3)\n", "fails at line 3: TypeError"),
+        ("\nraise SystemExit(3)\n", "fails at line 2: SystemExit: 3"),
     ],
 )
 def test_a_recipe_whose_code_fails_is_refused_with_the_line(folder, code, message):

@@ -135,6 +135,10 @@ MODEL, SPLITS, TASK, PHASES = (None,) * 4  # refused before any of them is looke
         ({"callback": []}, r"'callback'\. Did you mean 'callbacks'\?"),
         ({"strategy": "mirrored"}, r"a name is a setting: Settings\(strategy='mirrored'\)"),
         ({"settings": {"seed": 3}}, r"`settings` must be tfbp\.Settings"),
+        ({"settings": tfbp.Config(accumulate=2)}, r"a Config says more, and is for `tfbp\.run\("),
+        ({"accumulate": 2}, r"`accumulate` must be given to a phase: tfbp\.Phase\(…, accumulate=2"),
+        ({"epochs": 2}, r"`epochs` must be given to a phase"),
+        ({"export_dir": "x"}, r"`run\.export\(folder\)` exports"),
     ],
 )
 def test_fit_refuses_what_is_a_setting_with_its_new_spelling(arguments, message):

@@ -13,8 +13,8 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from tfbp import fit_arguments, storage
 from tfbp import recipe as recipes
-from tfbp import storage
 from tfbp.data.splits import Splits
 from tfbp.errors import mistake
 from tfbp.exporting import versions
@@ -23,9 +23,10 @@ from tfbp.running import directory as run_directory
 from tfbp.running import execute, same_run
 from tfbp.running import plan as planning
 from tfbp.running.plan import Plan
-from tfbp.running.run import Run
-from tfbp.settings import DEFAULTS, Settings, declared
+from tfbp.running.run import Run, check_splits
+from tfbp.settings import DEFAULTS, Settings
 from tfbp.tasks.task import Task
+from tfbp.training import phase as training_phase
 from tfbp.training.phase import Phase
 from tfbp.workers import strategy as strategies
 from tfbp.workers import workers
@@ -39,7 +40,7 @@ def fit(
     settings: Settings = DEFAULTS,
     *,
     strategy: tf.distribute.Strategy | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
     backbone: keras.Model | Sequence[keras.Model] = (),
     **unknown: object,
 ) -> Run:
@@ -62,9 +63,9 @@ def fit(
         tfbp.UserError: model, examples, task and phases do not fit together, or the loss diverged.
         tfbp.training.proof.ProofFailed: something frozen changed, or something did not learn.
     """
-    _check_arguments(settings, strategy, unknown)
+    fit_arguments.check(settings, strategy, unknown)
     strategy = strategies.resolve(settings.strategy if strategy is None else strategy)
-    phases = (phases,) if isinstance(phases, Phase) else tuple(phases)
+    phases = training_phase.listed(phases)
     with workers.of(strategy).watched():
         run = Run(model, splits, task, phases, settings, strategy)
         compared = settings.workdir is not None or run.workers.count > 1
@@ -73,26 +74,6 @@ def fit(
         return execute.execute(
             run, settings.workdir, identity, code, callbacks=callbacks, backbone=backbone
         )
-
-
-def _check_arguments(
-    settings: Settings, strategy: tf.distribute.Strategy | None, unknown: dict[str, object]
-) -> None:
-    for name, value in unknown.items():
-        known = declared(Settings)
-        if name in known:
-            spelling = f"tfbp.fit(…, settings=tfbp.Settings({name}={value!r}))"
-            raise mistake(name, f"must be given as a setting: {spelling}", value)
-        arguments = ["settings", "strategy", "callbacks", "backbone"]
-        raise mistake("fit", "must be given its own arguments", name, [*arguments, *known])
-    if not isinstance(settings, Settings):
-        raise mistake("settings", "must be tfbp.Settings(…)", settings)
-    if strategy is not None and not isinstance(strategy, tf.distribute.Strategy):
-        rule = f"must be a tf.distribute strategy; a name is a setting: Settings({strategy=})"
-        raise mistake("strategy", rule, strategy)
-    if strategy is not None and settings.strategy is not None:
-        rule = "must be given once: as an object to `fit`, or by its name in `settings`"
-        raise mistake("strategy", rule, settings.strategy)
 
 
 def run(recipe: types.ModuleType, config: recipes.Config) -> Run:
@@ -185,6 +166,7 @@ def build(
     keras.utils.set_random_seed(config.seed)
     phases = recipes.phases(recipe, config)
     splits = recipe.data(config)
+    check_splits(splits)
     workers.of(strategy).check_alike({"examples": same_run.of_examples(splits)})
     task = recipe.task(config, splits)
     with strategy.scope(), precision.policy(config.precision):

@@ -11,6 +11,7 @@ its path. It defines::
 """
 
 import ast
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -18,8 +19,9 @@ import pathlib
 import sys
 import traceback
 import types
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from tfbp import contract
 from tfbp.errors import UserError, mistake
 from tfbp.settings import Settings, declared, field
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from tfbp.training.phase import Phase
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-CONTRACT = ("Config", "data", "task", "model", "phases")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +79,10 @@ def phases(module: types.ModuleType, config: Config) -> "tuple[Phase, ...]":
     """Returns a recipe's phases, with what the config gives for each of them.
 
     Raises:
-        tfbp.UserError: a setting that does not go with the rest of a phase.
+        tfbp.UserError: they are none, or a setting does not go with the rest of a phase.
     """
     return tuple(
-        dataclasses.replace(phase, **_given(config, phase)) for phase in module.phases(config)
+        dataclasses.replace(phase, **_given(config, phase)) for phase in _own_phases(module, config)
     )
 
 
@@ -93,11 +94,17 @@ def overridden(module: types.ModuleType, config: Config) -> dict[str, dict[str, 
             for name, value in _given(config, phase).items()
             if getattr(phase, name) != value
         }
-        for phase in module.phases(config)
+        for phase in _own_phases(module, config)
     }
 
 
-def _given(config: Config, phase: "Phase") -> dict[str, object]:
+def _own_phases(module: types.ModuleType, config: Config) -> "tuple[Phase, ...]":
+    from tfbp.training import phase  # not before it is needed: it imports Keras
+
+    return phase.listed(module.phases(config))
+
+
+def _given(config: Config, phase: "Phase") -> dict[str, Any]:
     """Returns name → value of what a config gives for a phase."""
     defaults = {item.name: item.default for item in dataclasses.fields(phase)}
     values = {
@@ -115,16 +122,21 @@ def _given(config: Config, phase: "Phase") -> dict[str, object]:
 
 def discover(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
     """Returns name → file of a folder's recipes: its Python files without a leading underscore."""
-    files = sorted(pathlib.Path(folder).glob("*.py"))
+    files = sorted(path for path in pathlib.Path(folder).glob("*.py") if path.is_file())
     return {path.stem: path for path in files if not path.stem.startswith("_")}
 
 
 def summaries(folder: str | os.PathLike) -> dict[str, str]:
-    """Returns name → first line of the docstring, read without importing the recipes."""
+    """Returns name → first line of the docstring, read without importing the recipes.
+
+    Of a file that is no Python it says so.
+    """
     result = {}
     for name, path in discover(folder).items():
-        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        result[name] = docstring.partition("\n")[0]
+        result[name] = "(its file cannot be read as Python)"
+        with contextlib.suppress(SyntaxError, ValueError, OSError):
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            result[name] = docstring.partition("\n")[0]
     return result
 
 
@@ -153,28 +165,31 @@ def load(recipe: str, folder: str | os.PathLike) -> types.ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:  # A recipe is the user's own: whatever its code raises.
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__, -1)]
-        line = getattr(error, "lineno", None) or lines[-1]
+    except (Exception, SystemExit) as error:  # A recipe is the user's own: whatever it raises.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = lines[-1] if lines else getattr(error, "lineno", None)
+        where = f" at line {line}" if line else ""
         kind = type(error).__name__
-        raise UserError(f"The recipe {path} fails at line {line}: {kind}: {error}.") from error
+        raise UserError(f"The recipe {path} fails{where}: {kind}: {error}.") from error
     vars(module)["reference"] = recipe if recipe in known else str(path.resolve())
-    check(module)
+    contract.check(module, Config)
     return module
 
 
-def check(module: types.ModuleType, config: Config | None = None) -> None:
-    """Refuses a module that is no recipe, and a config that is not of its class.
+def check(module: types.ModuleType, config: Config) -> None:
+    """Refuses what is no recipe, and a config that is not of its class.
 
     Raises:
         tfbp.UserError: a part of the contract is missing, or the config is another recipe's.
     """
-    name = getattr(module, "__file__", None) or module
-    missing = [part for part in CONTRACT if not hasattr(module, part)]
-    if missing:
-        listed = ", ".join(f"`{part}`" for part in missing)
-        raise UserError(f"The recipe {name} lacks {listed}.")
-    if config is not None and not isinstance(config, module.Config):
+    if not isinstance(module, types.ModuleType):
+        rule = "must be an imported module: `from recipes import mlp`, then `tfbp.run(mlp, …)`"
+        raise mistake("recipe", rule, module)
+    contract.check(module, Config)
+    if not getattr(module, "__file__", None):
+        raise mistake("recipe", "must be a module with a file, which finds it again", module)
+    if not isinstance(config, module.Config):
         raise mistake("config", f"must be made by the `Config` of {name_of(module)}", config)
 
 

@@ -112,13 +112,13 @@ class Setting:
             if self.optional:
                 return None
             if value is None:
-                raise mistake(self.name, f"must be {_RULES[self.kind]}", value)
+                raise mistake(self.name, f"must be {self._rule}", value)
         if not self.many:
             return self._checked(value)
         if isinstance(value, str) and self.kind is str:
             value = (value,)
         if not isinstance(value, (tuple, list)):
-            raise mistake(self.name, f"must be a tuple, of {_RULES[self.kind]} each", value)
+            raise mistake(self.name, f"must be {self._rule}", value)
         return tuple(self._checked(entry) for entry in value)
 
     def parsed(self, text: str) -> Any:
@@ -141,6 +141,10 @@ class Setting:
             return str(value).lower()
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
+    @property
+    def _rule(self) -> str:
+        return f"a tuple, of {_RULES[self.kind]} each" if self.many else _RULES[self.kind]
+
     def _checked(self, value: Any) -> Any:
         value = self._plain(value)
         if self.choices and value not in self.choices:
@@ -153,7 +157,7 @@ class Setting:
             (self.below, lambda bound: value < bound, "below"),
         ):
             if bound is not None and not holds(bound):
-                raise mistake(self.name, f"must be {rule} {bound:g}", value)
+                raise mistake(self.name, f"must be {rule} {bound}", value)
         return value
 
     def _plain(self, value: Any) -> Any:
@@ -271,7 +275,7 @@ class Settings(Fields):
         counts_for="process",
     )
     batch_size: int = field(32, "examples per global batch", low=1)
-    seed: int = field(0, "seed of the split, the order and the augmentation", low=0)
+    seed: int = field(0, "seed of the split, the order and the augmentation", low=0, high=2**32 - 1)
     strategy: str | None = field(None, "devices to train on", choices=STRATEGIES)
     gradients: int = field(
         0, "log gradient norms every so many updates; 0: never", low=0, counts_for="workers"

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfbp.exporting import forked_process, parity
 
 PROGRAM = """
-import json, multiprocessing, sys
+import json, multiprocessing, os, signal, sys
 import numpy as np
 import tensorflow as tf
 from tfbp.exporting import forked_process, parity
@@ -27,6 +27,7 @@ FUNCTIONS = {
     "killed before": lambda x: 2 * x,
     "otherwise": lambda x: 2.02 * x,
     "by Python": by_python,
+    "hangs": lambda x: 2 * x,
 }
 
 
@@ -42,6 +43,9 @@ def trial(kind, replies):
         if kind == "killed before":
             process.kill()
             process.join()
+        if kind == "hangs":
+            forked_process._PATIENCE = 0.1
+            os.kill(process.pid, signal.SIGSTOP)
         module = tf.Module()
         spec = tf.TensorSpec([None, 3], tf.float32, "x")
         module.call = tf.function(lambda x: {"y": FUNCTIONS[kind](x)}, input_signature=[spec])
@@ -71,9 +75,10 @@ for kind in FUNCTIONS:
 def test_it_answers_once_and_knows_nothing_of_the_process_that_made_the_export(tmp_path):
     command = [sys.executable, "-c", PROGRAM, tmp_path]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    right, killed_before, in_its_place, otherwise, by_python = map(json.loads, output.splitlines())
+    right, killed, in_its_place, otherwise, by_python, *hung = map(json.loads, output.splitlines())
     assert right == "right: 0.0"
-    assert (killed_before, in_its_place) == ("killed before: another process", "killed before: 0.0")
+    assert hung == ["hangs: another process", "hangs: 0.0"]
+    assert (killed, in_its_place) == ("killed before: another process", "killed before: 0.0")
     assert "differs by 0.01" in otherwise
     assert "A fresh process cannot use the export" in by_python and "pyfunc" in by_python
 

@@ -98,7 +98,8 @@ def _rest(plan: PhasePlan) -> str:
     for item in dataclasses.fields(plan.phase):
         value = getattr(plan.phase, item.name)
         if item.name in plan.overridden:
-            text += f", {item.name} {value} (the recipe's phase: {plan.overridden[item.name]})"
+            off = "off" if value is None else value
+            text += f", {item.name} {off} (the recipe's phase: {plan.overridden[item.name]})"
         elif item.name not in shown and value != item.default:
             text += f", {item.name} {value}"
     return text

@@ -5,6 +5,7 @@ SIGTERM and Ctrl-C stop it with a checkpoint and the exit code 75. Of several wo
 the same command (see `launch`).
 """
 
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -21,8 +22,9 @@ def main(recipes_folder: pathlib.Path, arguments: Sequence[str]) -> None:
         run = driver.run(module, config)
     if not run.workers.is_chief:
         return
+    assert run.directory
     places = [
-        ("run", f"{run.directory} ({run.result['seconds']:.1f} s)"),
+        ("run", f"{os.path.relpath(run.directory)} ({run.result['seconds']:.1f} s)"),
         ("export", run.result["export"]["path"]),
     ]
     print(f"\n{metrics.of_splits(run.result['metrics'])}\n\n{table(places)}")

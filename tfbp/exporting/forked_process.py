@@ -19,6 +19,9 @@ import tensorflow as tf
 
 from tfbp.exporting import parity
 
+# Seconds after which a process is taken for one that hangs.
+_PATIENCE = 300.0
+
 
 @contextlib.contextmanager
 def ready() -> Iterator[None]:
@@ -39,12 +42,15 @@ def ready() -> Iterator[None]:
 
     def ask(*files: str) -> str:
         ours.send_bytes(json.dumps(files).encode())
+        if not ours.poll(_PATIENCE):
+            raise TimeoutError
         return ours.recv_bytes().decode()
 
     def answering(folder: str | os.PathLike, requests: Sequence[parity.Tensors]) -> parity.Answers:
         try:
             return parity.by_files(folder, requests, ask)
-        except (EOFError, OSError):  # it has answered once, or was ended
+        except (EOFError, OSError):  # it has answered once, was ended, or does not answer
+            process.kill()
             return parity.fresh_process(folder, requests)
 
     try:
@@ -52,6 +58,7 @@ def ready() -> Iterator[None]:
             yield
     finally:
         ours.close()
+        process.kill()  # it only reads
         process.join()
 
 

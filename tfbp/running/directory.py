@@ -87,6 +87,22 @@ def check(path: str | os.PathLike, identity: dict) -> None:
         )
 
 
+def absolute(path: str) -> str:
+    """Returns the absolute path of a run's directory.
+
+    Raises:
+        tfbp.UserError: no path can be like that: it is too long, or has a character that is none.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.stat(path)
+    except (OSError, ValueError) as error:
+        raise mistake("workdir", f"must be a path that a directory can have ({error})", path) from (
+            error
+        )
+    return os.path.abspath(path)
+
+
 def set_aside(path: str | os.PathLike) -> None:
     """Renames a run's directory, if there is one, to the first of `<path>.1`, `<path>.2`, … that is
     free, so that another run can begin there.

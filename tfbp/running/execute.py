@@ -18,7 +18,7 @@ from tfbp.auditing import audit
 from tfbp.modeling import adapters, freezing, graph
 from tfbp.resuming.checkpoints import Checkpoints
 from tfbp.running import directory as run_directory
-from tfbp.running import phases, same_run
+from tfbp.running import phase_callbacks, phases, same_run
 from tfbp.running.run import Run
 
 
@@ -29,7 +29,7 @@ def execute(
     code: dict[str, str],
     *,
     exports: pathlib.Path | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
     backbone: keras.Model | Sequence[keras.Model] = (),
 ) -> Run:
     """Returns the run with its history and result; trains what is missing of it.
@@ -43,8 +43,10 @@ def execute(
 
     Raises: what `tfbp.fit` and `Run.export` raise.
     """
+    callbacks = phase_callbacks.listed(callbacks)
     same_run.check_workers(run, identity, code, workdir)
     if workdir is not None:
+        workdir = run_directory.absolute(workdir)  # a callback may change the working directory
         if not run.settings.restart and _ended(run, workdir, identity):
             logging.info("%s has ended already: nothing to do.", workdir)
             return read(run, workdir)

@@ -1,7 +1,10 @@
 """What watches a phase of a run while it trains: history, progress, TensorBoard, gradient norms."""
 
+from typing import Any
+
 import keras
 
+from tfbp.errors import mistake
 from tfbp.gradients.flow import GradientFlow
 from tfbp.reporting.history import History, Rows
 from tfbp.reporting.progress import Progress
@@ -33,6 +36,19 @@ def own(
     if run.workers.is_chief:
         callbacks.append(Progress(phase.name, index + 1, len(run.phases), phase.epochs, steps))
     return callbacks
+
+
+def listed(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """Returns callbacks as they are given, one alone or several, as a list.
+
+    Raises:
+        tfbp.UserError: what is given is no callback.
+    """
+    flat = keras.tree.flatten(callbacks)
+    for callback in flat:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise mistake("callbacks", "must be Keras callbacks", callback)
+    return flat
 
 
 def gradient_flow(run: Run, phase: Phase, batching: batches.Batching) -> GradientFlow:

@@ -40,7 +40,6 @@ def train(run: Run, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         tfbp.workers.interruption.Interrupted: a stop was requested; a checkpoint is there.
     """
     began = time.perf_counter()
-    callbacks = keras.tree.flatten(list(callbacks))
     with FeatureCache(run.settings, run.model, run.splits, run.task, run.phases) as cache:
         if run.directory is None:
             records, metrics = Training(run, callbacks, cache).train()

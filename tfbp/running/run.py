@@ -58,6 +58,8 @@ class Run:
     def __post_init__(self) -> None:
         if not isinstance(self.model, keras.Model):
             raise mistake("model", "must be a Keras model", self.model)
+        check_splits(self.splits)
+        _check_task(self.task)
         created_here = self.strategy.extended.variable_created_in_scope
         if not all(created_here(variable.value) for variable in self.model.weights):
             rule = "must be the one in whose `scope()` the model was built"
@@ -140,3 +142,20 @@ class Run:
             self.model, self.task, held_out, folder, details=details, keep=keep_versions
         )
         return str(path), parity
+
+
+def check_splits(splits: Splits) -> None:
+    """Refuses what are no splits, such as what a recipe's `data` forgot to return.
+
+    Raises:
+        tfbp.UserError: says what they are.
+    """
+    if not isinstance(splits, Splits):
+        raise mistake("splits", "must be tfbp.Splits", splits)
+
+
+def _check_task(task: Task) -> None:
+    methods = [name for name in vars(Task) if not name.startswith("_")]
+    if isinstance(task, type) or not all(hasattr(task, name) for name in methods):
+        rule = "must be a task, such as `tfbp.Classification(splits.classes)`"
+        raise mistake("task", rule, task)

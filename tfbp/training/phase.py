@@ -3,7 +3,8 @@
 import dataclasses
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tfbp.errors import mistake
 from tfbp.settings import Fields, field
@@ -103,6 +104,23 @@ class Phase(Fields):
         given = [name for name in CLIPPING if getattr(self, name) is not None]
         if len(given) > 1:
             raise mistake(given[0], f"must be None beside `{given[1]}`", getattr(self, given[0]))
+
+
+def listed(phases: Any) -> tuple[Phase, ...]:
+    """Returns phases as they are given, one alone or several, as a tuple.
+
+    Raises:
+        tfbp.UserError: what is given is no phase.
+    """
+    if isinstance(phases, Phase):
+        return (phases,)
+    if not isinstance(phases, Iterable) or isinstance(phases, (str, Mapping)):
+        raise mistake("phases", "must be a list of tfbp.Phase", phases)
+    phases = tuple(phases)
+    for phase in phases:
+        if not isinstance(phase, Phase):
+            raise mistake("phases", "must each be a tfbp.Phase", phase)
+    return phases
 
 
 def _check_rates(rates: object) -> None:
