@@ -449,7 +449,7 @@ def line(tmp_path, monkeypatch, exports):
 
 def test_a_recipe_runs_into_a_numbered_directory_and_can_be_opened_again(line, exports):
     run = driver.run(line, line.Config(batch_size=3))
-    directory = pathlib.Path("runs/line/1")
+    directory = pathlib.Path("runs/line/1").absolute()
     assert run.directory == directory
     assert exports == [("saved_models/line", "line")]
     files = {path.name for path in directory.iterdir()}
@@ -466,7 +466,10 @@ def test_a_recipe_runs_into_a_numbered_directory_and_can_be_opened_again(line, e
     assert opened.evaluate(opened.splits.test) == result["metrics"]["test"]
     assert opened.history == run.history
 
-    assert driver.run(line, line.Config(batch_size=3)).directory == pathlib.Path("runs/line/2")
+    assert (
+        driver.run(line, line.Config(batch_size=3)).directory
+        == pathlib.Path("runs/line/2").absolute()
+    )
 
 
 def test_an_export_that_fails_leaves_a_run_that_goes_on_without_training(
