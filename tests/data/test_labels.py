@@ -3,9 +3,10 @@ import pandas
 import pytest
 import tensorflow as tf
 
-from tfbp.data import text
+from tfbp.data import labels, text
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError
+from tfbp.tasks.classification import Classification
 
 X = np.random.default_rng(0).normal(size=(30, 3))
 LABELS = np.arange(30) % 3
@@ -97,3 +98,30 @@ def test_names_that_utf8_cannot_hold_are_refused_before_any_training(name):
             Splits.from_arrays(X, LABELS, columns=["a", name, "c"])
         with pytest.raises(UserError, match="`text` must be text that UTF-8 can hold"):
             text.cut(f"a {name} b" * 20, kind="char", vocabulary_size=9, steps=3)
+
+
+def test_an_ordered_categorical_has_its_categories_for_classes(caplog):
+    sizes = ["small", "large", "huge", "small"]
+    order = ["small", "medium", "large", "huge"]
+    column = pandas.Categorical(sizes, order, ordered=True)
+    for y in (column, pandas.Series(column), pandas.DataFrame({"size": column})):
+        targets, names = labels.separate(y, None)
+        assert names == ("small", "large", "huge") and targets.tolist() == [0, 1, 2, 0]
+    assert "No label is of the categories 'medium'" in caplog.text
+    targets, names = labels.separate(column, ["huge", "large", "small"])
+    assert targets.tolist() == [2, 1, 0, 2]
+    targets, names = labels.separate(pandas.cut([1.0, 9.0, 12.0, 2.0], [0, 5, 10, 15]), None)
+    assert names == ("(0, 5]", "(5, 10]", "(10, 15]") and targets.tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("classes", [{"owl", "fox", "elk"}, frozenset(["owl", "fox"]), "owl"])
+def test_classes_without_an_order_are_refused(classes):
+    examples = Splits.from_arrays(X, NAMES, validation=0, test=0).train
+    for call in (
+        lambda: Splits.from_arrays(X, NAMES, classes=classes),
+        lambda: Splits.from_arrays(X, {"a": NAMES}, classes={"a": classes}),
+        lambda: Splits.cut(examples, classes=classes),
+        lambda: Classification(classes),
+    ):
+        with pytest.raises(UserError, match="`classes` must be a list of names, in the order"):
+            call()

@@ -19,7 +19,9 @@ TAGS = [["blue", "green"], ["red"], [], ["red", "blue"]]
         (ROWS.astype(np.uint8), NAMES, NAMES),
         (ROWS.astype(float), NAMES, NAMES),
         (pd.DataFrame(ROWS, columns=NAMES), None, NAMES),
-        (pd.DataFrame(ROWS.astype(bool), columns=list("abc")), NAMES, NAMES),
+        (pd.DataFrame(ROWS.astype(bool)), NAMES, NAMES),
+        (pd.DataFrame(ROWS[:, [2, 0, 1]], columns=["red", "blue", "green"]), NAMES, NAMES),
+        (ROWS[:, [1, 2, 0]], (2, 0, 1), ("2", "0", "1")),
         (TAGS, None, NAMES),
         (list(map(set, TAGS)), NAMES, NAMES),
         (tuple(map(tuple, TAGS)), None, NAMES),
@@ -55,6 +57,15 @@ def test_the_columns_of_a_frame_name_its_classes():
     assert [names[label] for label in y] == kinds
     y, names = labels.separate(pd.DataFrame(ROWS[[0, 1]]), None)
     assert names == ("0", "1", "2")
+    y, names = labels.separate(pd.get_dummies(pd.Series([30, 10, 20])), None)
+    assert [names[label] for label in y] == ["30", "10", "20"]
+
+
+@pytest.mark.parametrize("classes", [("eel", "cat", "dog"), ["dog", "eel", "cat"]])
+def test_classes_order_the_columns_of_a_frame_by_their_names(classes):
+    kinds = ["cat", "dog", "cat", "eel"]
+    y, names = labels.separate(pd.get_dummies(kinds, dtype=float), classes)
+    assert names == tuple(classes) and [names[label] for label in y] == kinds
 
 
 def test_floats_without_classes_are_values():
@@ -71,6 +82,11 @@ def test_floats_without_classes_are_values():
             "`classes` must be one name for each of the 3 columns.*: 2",
         ),
         (ROWS, ("a", "b", "a"), "`classes` must differ.*'a'"),
+        (ROWS, (0, 1, 3), "`classes` must be the names of the columns of `y`. Received: '3'"),
+        (pd.DataFrame(ROWS, columns=NAMES), ("rde", "blue", "green"), "Did you mean 'red'"),
+        (pd.DataFrame(ROWS, columns=NAMES), ("red", "blue"), "all columns of `y`, 'green' too"),
+        (ROWS, {"a", "b", "c"}, "`classes` must be a list of names, in the order"),
+        (ROWS, "abc", "`classes` must be a list of names.*'abc'"),
         ([["blue", "rde"], ["red"]], NAMES, r"names of `classes` \(row 0\).*Did you mean 'red'"),
         ([["blue", None], ["red"]], None, r"`y` must hold names alone \(row 0\). Received: None"),
         ([["blue"], ["red", ""]], None, r"`y` must hold names alone \(row 1\). Received: ''"),

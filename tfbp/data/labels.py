@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from tfbp.data import missing, structures, tags
 from tfbp.data.numbers import unboxed
@@ -56,12 +57,18 @@ def separate(
     whole numbers themselves: then they are looked up like names. One-hot rows become labels if they
     are whole numbers or booleans, or if there are `classes`; floats that are whole numbers do so if
     there are `classes`. Other rows of 0 and 1 of these types, and lists of names, are several
-    labels each: see `tags`. Values to predict stay as they are, and so does what is no array.
+    labels each: see `tags`. A pandas categorical with an order has its categories for classes, and
+    the columns of a DataFrame of such rows have names, by which `classes` order them. Values to
+    predict stay as they are, and so does what is no array.
 
     Raises:
         tfbp.UserError: a label is missing or is not among `classes`, a name cannot be written as
             UTF-8, or there are `classes` and the labels are fractions.
     """
+    if classes is not None:
+        classes = in_order(classes)
+    elif (categories := _ordered_categories(labels)) is not None:
+        return categories
     if (lists := tags.lists(labels)) is not None:
         if any(len(names) != 1 for names in lists):
             return tags.from_lists(lists, classes, argument)
@@ -71,12 +78,13 @@ def separate(
         y = unboxed(argument, y)
     if y.ndim == 2 and y.shape[1] == 1 and (y.dtype.kind != "f" or classes is not None):
         y = y[:, 0]
-    if is_one_hot(y) and (y.dtype.kind != "f" or classes is not None):
-        y, classes = y.argmax(axis=1), tags.columns(labels) if classes is None else classes
-    elif (
-        y.dtype.kind in "biuf" and tags.are_rows(y) and (y.dtype.kind != "f" or classes is not None)
-    ):
-        return tags.from_rows(y, tags.columns(labels) if classes is None else classes)
+    if tags.are_rows(y) and (y.dtype.kind != "f" or classes is not None):
+        columns = tags.columns(labels)
+        if columns is not None:
+            y, classes = tags.by_name(y, columns, classes)
+        if not is_one_hot(y):
+            return tags.from_rows(y, classes)
+        y = y.argmax(axis=1)
     if y.dtype.kind in "SUOT":
         return _by_name(y, classes, argument)
     if classes is None:
@@ -92,6 +100,36 @@ def separate(
     if y.ndim == 1 and y.dtype.kind in "iu" and not any(isinstance(name, str) for name in classes):
         return _positions(y.tolist(), [int(name) for name in classes], argument), names
     return y, names
+
+
+def in_order(classes: Classes) -> list[Any]:
+    """Checks that class names have an order, which says what each label means.
+
+    Raises:
+        tfbp.UserError: they have none that lasts, as a set, or are one text.
+    """
+    has_order = hasattr(classes, "__getitem__") and hasattr(classes, "__len__")
+    if not has_order or isinstance(classes, (str, bytes, Mapping)):
+        raise mistake("classes", "must be a list of names, in the order of their labels", classes)
+    return list(classes)
+
+
+def _ordered_categories(labels: Any) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Labels and class names of a pandas categorical with an order, in that; None: it is none."""
+    if getattr(labels, "ndim", 0) == 2 and hasattr(labels, "iloc") and labels.shape[1] == 1:
+        labels = labels.iloc[:, 0]
+    if not getattr(getattr(labels, "dtype", None), "ordered", False):
+        return None
+    codes = np.asarray(getattr(labels, "cat", labels).codes, np.int64)
+    if (codes < 0).any():
+        return None  # Some are missing: `refuse_missing` says so.
+    names = list(map(str, labels.dtype.categories))
+    used = np.unique(codes)
+    if unused := [name for code, name in enumerate(names) if code not in used]:
+        logging.warning(
+            "No label is of the categories %s: they are no classes.", ", ".join(map(repr, unused))
+        )
+    return np.searchsorted(used, codes), tuple(names[code] for code in used)
 
 
 def refuse_missing(values: object, classes: Sequence[str] = (), argument: str = "y") -> np.ndarray:
@@ -138,6 +176,7 @@ def check_each(targets: Any, classes: Names | Sequence[str] | None) -> Names | N
         tfbp.UserError: as `default_classes` and `check_classes`.
     """
     known: dict[str, Any] = dict(classes) if isinstance(classes, Mapping) else {"": classes}
+    known = {name: None if given is None else in_order(given) for name, given in known.items()}
     for path, leaf in structures.leaves(targets).items():
         name, argument = structures.joined(path), structures.named("y", path)
         if is_label(leaf):

@@ -28,9 +28,30 @@ def lists(given: object) -> list[Collection[str]] | None:
 
 
 def columns(given: object) -> Names | None:
-    """Returns what the columns of a DataFrame are called; None: it is none, or numbers are."""
+    """Returns what the columns of a DataFrame are called; None: it is none, or they are counted."""
     names = tuple(getattr(given, "columns", ()))
-    return names if names and all(isinstance(name, str) for name in names) else None
+    if names == tuple(range(len(names))) or not all(isinstance(name, str | int) for name in names):
+        return None
+    return tuple(map(str, names))
+
+
+def by_name(
+    y: np.ndarray, columns: Names, classes: Sequence[object] | None
+) -> tuple[np.ndarray, Names]:
+    """Returns the columns [size, names] in the order of `classes`, which are their names.
+
+    Raises:
+        tfbp.UserError: the names are not those of the columns.
+    """
+    names = columns if classes is None else tuple(map(str, classes))
+    for name in names:
+        if name not in columns:
+            raise mistake("classes", "must be the names of the columns of `y`", name, columns)
+    if left_out := sorted({*columns} - {*names}):
+        raise mistake("classes", f"must have all columns of `y`, {left_out[0]!r} too", list(names))
+    _check_different(columns)
+    _check_different(names)
+    return y[:, [columns.index(name) for name in names]], names
 
 
 def from_lists(
@@ -59,15 +80,21 @@ def from_lists(
 
 
 def are_rows(y: np.ndarray) -> bool:
-    """Whether an array holds rows of 0 and 1, of two entries or more."""
-    return y.ndim == 2 and y.shape[1] > 1 and bool(np.isin(y, (0, 1)).all())
+    """Whether an array holds rows of the numbers 0 and 1, of two entries or more."""
+    return (
+        y.dtype.kind in "biuf" and y.ndim == 2 and y.shape[1] > 1 and bool(np.isin(y, (0, 1)).all())
+    )
 
 
 def from_rows(y: np.ndarray, names: Sequence[object] | None) -> tuple[np.ndarray, Names]:
     """Returns rows of 0 and 1, and their names; default: "0", "1", ….
 
+    Args:
+        names: of the columns; or whole numbers: the columns themselves, in the order wanted.
+
     Raises:
-        tfbp.UserError: the names are more or fewer than the columns, or one is there twice.
+        tfbp.UserError: the names are more or fewer than the columns, or one is there twice, or is
+            the number of no column.
     """
     known = tuple(map(str, range(y.shape[1]) if names is None else names))
     if len(known) != y.shape[1]:
@@ -75,6 +102,13 @@ def from_rows(y: np.ndarray, names: Sequence[object] | None) -> tuple[np.ndarray
             f"`classes` must be one name for each of the {y.shape[1]} columns of `y`. "
             f"Received: {len(known)}."
         )
-    if twice := [name for name in known if known.count(name) > 1]:
-        raise mistake("classes", "must differ from each other", twice[0])
+    _check_different(known)
+    if names is not None and not any(isinstance(name, str) for name in names):
+        counted = tuple(map(str, range(y.shape[1])))
+        return by_name(y.astype(np.float32), counted, known)
     return y.astype(np.float32), known
+
+
+def _check_different(names: Names) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise mistake("classes", "must differ from each other", twice[0])

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfbp.data import images
 from tfbp.data.examples import Examples
+from tfbp.data.labels import in_order
 from tfbp.errors import UserError, mistake
 from tfbp.tasks import assets, inputs, measures, probabilities, sample_outputs
 from tfbp.tasks.measures import LossLike, MetricLike
@@ -71,7 +72,7 @@ class Classification:
                 "values to predict, not labels. If they are labels, load them as whole numbers or "
                 "names, or give `classes` where the data is loaded."
             )
-        self.classes = tuple(classes)
+        self.classes = tuple(in_order(classes))
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise mistake("classes", "must be at least two different names", classes)
         if not 0 <= label_smoothing < 1:
