@@ -54,6 +54,15 @@ def test_arrays_in_half_precision_are_hashed():
     assert fingerprint.of_array(array) == fingerprint.of_bytes(head, array.tobytes())
 
 
+def test_text_of_any_length_is_hashed_by_its_entries():
+    words = ["ant", "bee", "", "hippopotamus"]
+    array = np.array([word.encode() for word in words], object)
+    assert fingerprint.of_array(array) == fingerprint.of_array(array.copy())
+    assert fingerprint.of_array(array) != fingerprint.of_array(array[::-1])
+    assert fingerprint.of_array(array) == fingerprint.of_array(np.array(words, object))
+    assert fingerprint.of_array(np.array([], object)) != fingerprint.of_array(array[2:3])
+
+
 def test_the_order_of_keys_does_not_matter_but_values_do():
     one = fingerprint.of_json({"a": 1, "b": {"c": [1, 2], "d": None}})
     assert one == fingerprint.of_json({"b": {"d": None, "c": [1, 2]}, "a": 1})

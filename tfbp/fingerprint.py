@@ -21,10 +21,14 @@ def of_bytes(*parts: bytes | memoryview) -> str:
 def of_array(array: npt.ArrayLike) -> str:
     """Returns the hex SHA-256 of an array's dtype, shape and contents.
 
-    An array in C order is hashed in place, without a copy.
+    An array in C order is hashed in place, without a copy. Text of any length, bytes or str, is
+    hashed entry by entry.
     """
     array = np.asarray(array)
     head = f"{array.dtype.str}{array.shape}".encode()
+    if array.dtype.kind == "O":  # the bytes of such an array are addresses
+        entries = (each if isinstance(each, bytes) else each.encode() for each in array.flat)
+        return of_bytes(head, *entries)
     return of_bytes(head, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 

@@ -105,6 +105,27 @@ def test_a_language_model_is_exported_with_its_vocabulary(tmp_path):
     assert tokens.numpy().tolist() == [4]
 
 
+@pytest.mark.parametrize("kind", ["StringLookup", "TextVectorization"])
+def test_layers_that_were_adapted_to_text_are_exported_with_their_vocabulary(
+    tmp_path, in_process_parity, kind
+):
+    texts = np.array(["red fox", "blue cat", "red cat", "green fox"] * 3)
+    settings = {"output_sequence_length": 2} if kind == "TextVectorization" else {}
+    lookup = getattr(keras.layers, kind)(**settings)
+    lookup.adapt(texts)
+    text_input = keras.Input((), dtype="string", name="title")
+    ids = lookup(text_input)
+    embedded = keras.layers.Embedding(lookup.vocabulary_size(), 4)(ids)
+    logits = keras.layers.Dense(len(NAMES))(keras.layers.Flatten()(embedded))
+    model = keras.Model([text_input], logits)
+    examples = Examples.from_arrays({"title": texts}, np.arange(12) % 3)
+    path, _ = export(tmp_path, model, Classification(NAMES), examples)
+
+    asked = tf.constant(["green fox", "never seen", "blue cat"])
+    answer = tf.saved_model.load(path).signatures["serving_default"](title=asked)
+    np.testing.assert_allclose(answer["logits"], model([asked]), rtol=1e-5, atol=1e-6)
+
+
 def line():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     return model, Regression(), Examples.from_arrays(np.float32([1, 2, 3]), np.float32([1, 2, 3]))
