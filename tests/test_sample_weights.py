@@ -47,9 +47,9 @@ ROWS = (X[:, :3] > 0).astype(np.float32)
 @pytest.mark.parametrize(
     ("y", "task", "units", "loss"),
     [
-        (LABELS > 0, tfbp.Classification("ab"), 1, keras.losses.BinaryCrossentropy(True)),
-        (ROWS, tfbp.MultiLabel("abc"), 3, keras.losses.BinaryCrossentropy(True)),
-        (LABELS, tfbp.Ordinal("abc"), 2, tfbp.Ordinal("abc").loss()),
+        (LABELS > 0, tfbp.Classification(tuple("ab")), 1, keras.losses.BinaryCrossentropy(True)),
+        (ROWS, tfbp.MultiLabel(tuple("abc")), 3, keras.losses.BinaryCrossentropy(True)),
+        (LABELS, tfbp.Ordinal(tuple("abc")), 2, tfbp.Ordinal(tuple("abc")).loss()),
         (ROWS, tfbp.Regression(loss="huber"), 3, keras.losses.Huber()),
     ],
     ids=["one logit", "several labels", "ranks", "own loss"],

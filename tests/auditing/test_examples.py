@@ -34,7 +34,10 @@ def found(train, validation=None, test=None, task=None):
 
 @pytest.mark.parametrize("x", [IMAGES, VECTORS], ids=["images", "vectors"])
 def test_splits_without_a_fault_pass(x):
-    assert list(examples.findings(Splits.from_arrays(x, LABELS), Classification("012"))) == []
+    assert (
+        list(examples.findings(Splits.from_arrays(x, LABELS), Classification(("0", "1", "2"))))
+        == []
+    )
     assert found(taken(x, range(18)), taken(x, range(18, 24)), taken(x, range(24, 30))) == []
 
 

@@ -10,6 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError
 from tfbp.tasks.classification import Classification
+from tfbp.tasks.multi_label import MultiLabel
+from tfbp.tasks.ordinal import Ordinal
 
 NAMES = ("ant", "bee", "cat")
 
@@ -163,6 +165,22 @@ def test_weights_by_name_are_in_label_order_and_one_where_there_is_none():
     assert task.class_weights_for(vectors()).tolist() == [0.5, 1, 4]
 
 
+def test_a_number_weighs_the_class_of_that_name_where_names_are_whole_numbers_and_else_the_label():
+    numbered = Classification(("5", "0", "-1"), class_weights={0: 4, np.int64(-1): 3})
+    assert numbered.class_weights_for(vectors()).tolist() == [1, 4, 3]
+    with pytest.raises(UserError, match=r"`class_weights` must name classes\. Received: '1'"):
+        Classification((5, 0, 2), class_weights={1: 4})
+    by_label = Classification(NAMES, class_weights={0: 4, 2: 3})
+    assert by_label.class_weights_for(vectors()).tolist() == [4, 1, 3]
+
+
+@pytest.mark.parametrize("classes", [{"ant", "bee"}, "ant", {"species": ("ant", "bee")}, 7])
+def test_what_is_no_list_of_names_is_refused(classes):
+    for task in (Classification, MultiLabel, Ordinal):
+        with pytest.raises(UserError, match="must be a list of names, in the order"):
+            task(classes)
+
+
 def test_weights_and_smoothing_change_the_loss_that_trains_and_not_the_one_measured():
     plain = Classification(NAMES)
     task = Classification(NAMES, label_smoothing=0.3, class_weights="balanced")
@@ -191,6 +209,10 @@ def test_classes_are_balanced_by_labels_of_theirs():
         ({"class_weights": {"bees": 2}}, "`class_weights` must name classes.*Did you mean 'bee'"),
         ({"class_weights": {"bee": 0}}, "`class_weights` must be above 0 and finite, for 'bee'"),
         ({"class_weights": {"bee": np.nan}}, "`class_weights` must be above 0 and finite"),
+        ({"class_weights": {"bee": "2"}}, "`class_weights` must be a number that is above 0"),
+        ({"class_weights": {"ant": None}}, "`class_weights` must be a number that is above 0"),
+        ({"class_weights": {3: 2.0}}, "`class_weights` must be for the labels 0 to 2"),
+        ({"loss": "log_cosh"}, "`loss` must take logits"),
     ],
 )
 def test_weights_and_smoothing_out_of_range_are_refused(arguments, message):

@@ -268,8 +268,12 @@ def test_what_is_no_loss_or_metric_of_the_task_is_refused(make, message):
         (Regression(metrics=[keras.metrics.Precision([0.2, 0.7])]), np.eye(12, 2), 2, "one number"),
         (Classification(NAMES, metrics=["F1Score"]), LABELS, 3, "`metrics` must take targets of"),
         # Eight examples are tried, and [8] against [8, 8] would broadcast.
-        (Classification("abcdefgh", metrics=["mse"]), LABELS, 8, "`metrics` must take targets of"),
-        (Classification("abcdefgh", loss="mse"), LABELS, 8, "`loss` must take targets of int64"),
+        (
+            Classification(tuple("abcdefgh"), metrics=["mse"]),
+            LABELS,
+            8,
+            "`metrics` must take targets of",
+        ),
         (Regression(metrics=["Mean"]), VALUES, 2, "takes values alone. Received: 'mean'"),
         (Classification(NAMES[:2]), LABELS % 2, 3, "or one with `logits=1`"),
     ],

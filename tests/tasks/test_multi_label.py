@@ -143,7 +143,12 @@ def test_what_does_not_fit_is_refused(model, y, message):
             {"loss": keras.losses.CategoricalCrossentropy(from_logits=True)},
             "`loss` must take each label by itself",
         ),
-        ({"loss": "binary_crossentropy"}, "`loss` must take logits"),
+        *(
+            ({"loss": loss}, "`loss` must take logits")
+            for loss in ("binary_crossentropy", "mean_absolute_error", "kl_divergence", "Dice")
+        ),
+        ({"loss": keras.losses.Huber(0.5)}, "`loss` must take logits"),
+        ({"positive_weights": {"red": "2"}}, "`positive_weights` must be a number that is above 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(arguments, message):

@@ -133,6 +133,10 @@ def test_gradients_of_the_sum_are_checked():
             "by the same names: 'size', 'species'. Received: 'kind', 'size'",
         ),
         (
+            lambda: (model(), splits(), tfbp.Classification(("cat", "dog", "eel"))),
+            r"`y` must be one array .* `tfbp.Tasks.* Received: 'dict of size, species'",
+        ),
+        (
             lambda: (model(species=4, size=1), splits(), tasks()),
             "of the output 'species': `model` must answer one logit for each of the 3 classes",
         ),
@@ -157,6 +161,8 @@ def test_outputs_that_do_not_fit_are_named(given, message):
         ),
         (({"a": tfbp.Regression()}, {"b": 1}), "must be for the outputs. Received: 'b'"),
         (({"a": tfbp.Regression()}, {"a": -1}), "at least 0 and finite, for 'a'"),
+        (({"a": tfbp.Regression()}, {"a": "1"}), "a number that is at least 0 and finite, for 'a'"),
+        (({"a": tfbp.Regression()}, [1]), "`loss_weights` must be name of an output → number"),
         (({"a": tfbp.LanguageModel(None)},), "a task for one output as 'a'"),
     ],
 )

@@ -46,7 +46,7 @@ def splits():
 
 def fit(phases=PHASES, allow=("imbalance", "class-missing"), callbacks=(), **settings):
     settings = Settings(batch_size=2, allow=allow, **settings)
-    task = Classification("ab")
+    task = Classification(tuple("ab"))
     return driver.fit(network(), splits(), task, phases, settings, callbacks=callbacks)
 
 
@@ -86,7 +86,7 @@ def test_it_stops_after_epochs_without_a_better_loss_and_restores_the_best(losse
 
 def test_without_validation_examples_it_is_refused():
     with pytest.raises(UserError, match="`early_stopping` must be None where there are no valida"):
-        driver.fit(network(), Splits(splits().train), Classification("ab"), PHASES)
+        driver.fit(network(), Splits(splits().train), Classification(tuple("ab")), PHASES)
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,7 @@ def train(
     Args:
         phase: further settings of the phase; `settings` are of the loop, and functions for hooks.
     """
-    task = task or Classification("abc")
+    task = task or Classification(tuple("abc"))
     phase = Phase("fit", ".*", epochs=epochs, learning_rate=rate, optimizer=rule, **(phase or {}))
     updates = epochs * batches.updates_per_epoch(len(X), batch_size, phase.accumulate)
     update = optimizer.build(phase, updates, freezing.freeze(model, phase.trainable))
@@ -519,7 +519,7 @@ def test_after_ten_skipped_updates_it_stops_and_epochs_of_them_alone_measure_not
 def test_measuring_gives_each_example_once_in_its_own_order_without_dropout():
     x = keras.Input((4,))
     model = keras.Model(x, keras.layers.Dense(3)(keras.layers.Dropout(0.5)(x)))
-    measure = Evaluator(model, Classification("abc"), ONE)
+    measure = Evaluator(model, Classification(tuple("abc")), ONE)
     for batch_size in (1, 8, 23, 64):
         found = measure(Examples.from_arrays(X, LABELS), batch_size)
         np.testing.assert_array_equal(found["label"], LABELS)

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbp.data import tags
+from tfbp.data import structures, tags
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
+from tfbp.errors import mistake
 from tfbp.finding import Finding, listed
 from tfbp.modeling import keras_graph
 from tfbp.tasks import sample_outputs, several
@@ -34,6 +35,10 @@ def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding
     if isinstance(task, Tasks):
         task.check_names(splits.train)
         sample_outputs.outputs(model, splits.train)  # of the same names
+    elif structures.is_nested(targets := splits.train.targets):
+        names = ", ".join(structures.joined(path) for path in structures.leaves(targets))
+        rule = "must be one array where there is one task. For a dict give `tfbp.Tasks({…})`"
+        raise mistake("y", rule, f"{type(targets).__name__} of {names}")
     for part in several.parts(task):
         for message in _messages(part.model(model), part.splits(splits), part.task):
             where = f"of the output {part.name!r}: " if part.name else ""

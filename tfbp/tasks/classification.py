@@ -10,9 +10,8 @@ import tensorflow as tf
 
 from tfbp.data import images
 from tfbp.data.examples import Examples
-from tfbp.data.labels import in_order
 from tfbp.errors import UserError, mistake
-from tfbp.tasks import assets, inputs, measures, probabilities, sample_outputs
+from tfbp.tasks import assets, class_names, inputs, measures, probabilities, sample_outputs
 from tfbp.tasks.measures import LossLike, MetricLike
 from tfbp.tasks.one_hot import OF_ROWS, OneHot
 from tfbp.tasks.scores import by_class, of_counts
@@ -38,8 +37,9 @@ class Classification:
         label_smoothing: part of each label that is spread over all classes in the loss that is
             trained with (see `tfbp.tasks.smoothing`), in [0, 1).
         class_weights: the weight of an example of each class there. None: 1; "balanced": inverse to
-            the size of its class, and 1 on average over the training examples; or name, or label,
-            → weight, 1 for a class that is not named.
+            the size of its class, and 1 on average over the training examples; or name → weight, 1
+            for a class that is not named. A number stands for the name where the names are whole
+            numbers, and else for the label, from 0.
         largest_image: height and width that an image file may have for an export to decode it, in
             pixels.
 
@@ -72,9 +72,7 @@ class Classification:
                 "values to predict, not labels. If they are labels, load them as whole numbers or "
                 "names, or give `classes` where the data is loaded."
             )
-        self.classes = tuple(in_order(classes))
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise mistake("classes", "must be at least two different names", classes)
+        self.classes = class_names.names_of(classes, "must be at least two different names", 2)
         if not 0 <= label_smoothing < 1:
             raise mistake("label_smoothing", "must be at least 0 and below 1", label_smoothing)
         self.label_smoothing = label_smoothing
@@ -273,19 +271,4 @@ def _check_weights(
         return weights
     if not isinstance(weights, Mapping):
         raise mistake("class_weights", "must be None, 'balanced' or name → weight", weights)
-    by_name: dict[str, float] = {}
-    for key, weight in weights.items():
-        name = key
-        if isinstance(key, (int, np.integer)) and key not in classes:
-            if not 0 <= key < len(classes):
-                rule = f"must be for the labels 0 to {len(classes) - 1}, or name classes"
-                raise mistake("class_weights", rule, key)
-            name = classes[int(key)]
-        if name not in classes:
-            raise mistake("class_weights", "must name classes", name, classes)
-        if name in by_name:
-            raise mistake("class_weights", "must give each class one weight", name)
-        if not 0 < weight < float("inf"):
-            raise mistake("class_weights", f"must be above 0 and finite, for {name!r}", weight)
-        by_name[name] = weight
-    return by_name
+    return class_names.weights_by_name(weights, classes)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfbp.data import images
 from tfbp.data.examples import Examples
 from tfbp.errors import UserError, mistake
-from tfbp.tasks import assets, inputs, measures, probabilities, sample_outputs
+from tfbp.tasks import assets, class_names, inputs, measures, probabilities, sample_outputs
 from tfbp.tasks.measures import LossLike, MetricLike
 from tfbp.tasks.one_hot import OF_ROWS
 from tfbp.tasks.positive import PositiveWeighted
@@ -51,9 +51,8 @@ class MultiLabel:
         metrics: Sequence[MetricLike] = (),
         largest_image: int = images.LARGEST,
     ):
-        self.classes = tuple(classes or ())
-        if not self.classes or len(set(self.classes)) < len(self.classes):
-            raise mistake("classes", "must be names that differ, one for each label", classes)
+        rule = "must be names that differ, one for each label"
+        self.classes = class_names.names_of(() if classes is None else classes, rule)
         self.thresholds = _thresholds(thresholds, self.classes)
         self.largest_image = largest_image
         self.positive_weights = _positive_weights(positive_weights or {}, self.classes)
@@ -219,6 +218,5 @@ def _positive_weights(by_name: Mapping[str, float], classes: Sequence[str]) -> t
     for name, weight in by_name.items():
         if name not in classes:
             raise mistake("positive_weights", "must name labels", name, classes)
-        if not 0 < weight < float("inf"):
-            raise mistake("positive_weights", f"must be above 0 and finite, for {name!r}", weight)
+        class_names.check_factor("positive_weights", name, weight)
     return tuple(float(by_name.get(name, 1)) for name in classes) if by_name else ()

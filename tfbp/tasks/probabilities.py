@@ -23,6 +23,9 @@ def of_ranks(logits: tf.Tensor) -> tf.Tensor:
     return stays + tf.pad(tf.cumsum(above, axis=-1), [[0, 0], [1, 0]])
 
 
+# Losses of scores without bounds, of which the logits are some.
+OF_SCORES = (keras.losses.Hinge, keras.losses.SquaredHinge, keras.losses.CategoricalHinge)
+
 READINGS = {
     "softmax": tf.nn.softmax,
     "sigmoid": tf.sigmoid,
@@ -83,11 +86,15 @@ def check(metrics: tuple[keras.metrics.Metric, ...]) -> None:
 
 
 def check_loss(loss: keras.losses.Loss | None) -> None:
-    """Refuses a loss that takes probabilities, where the model answers logits.
+    """Refuses a loss of Keras that takes probabilities or values, where the model answers logits.
 
     Raises:
-        tfbp.UserError: it has `from_logits=False`.
+        tfbp.UserError: it has `from_logits=False`, or is none of logits and no hinge either.
     """
     if getattr(loss, "from_logits", True) is False:
         rule = "must take logits, `from_logits=True`: the export makes probabilities of them"
+        raise mistake("loss", rule, getattr(loss, "name", ""))
+    known = type(loss) in vars(keras.losses).values()
+    if known and not hasattr(loss, "from_logits") and not isinstance(loss, OF_SCORES):
+        rule = "must take logits, as cross-entropies do with `from_logits=True`, or be a hinge"
         raise mistake("loss", rule, getattr(loss, "name", ""))

@@ -20,7 +20,7 @@ from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import UserError, mistake
 from tfbp.modeling import keras_graph
-from tfbp.tasks import classification, inputs, measures, sample_outputs
+from tfbp.tasks import class_names, classification, inputs, measures, sample_outputs
 from tfbp.tasks.language import LanguageModel
 from tfbp.tasks.task import Signature, Task
 
@@ -60,14 +60,13 @@ class Tasks:
             if isinstance(task, LanguageModel | Tasks) or not hasattr(task, "per_example"):
                 rule = f"must have a task for one output as {name!r}"
                 raise mistake("tasks", rule, type(task).__name__)
+        if not isinstance(loss_weights, Mapping | None):
+            raise mistake("loss_weights", "must be name of an output → number", loss_weights)
         weights = dict(loss_weights or {})
         for name, weight in weights.items():
             if name not in tasks:
                 raise mistake("loss_weights", "must be for the outputs", name, tasks)
-            if not 0 <= weight < float("inf"):
-                raise mistake(
-                    "loss_weights", f"must be at least 0 and finite, for {name!r}", weight
-                )
+            class_names.check_factor("loss_weights", name, weight, zero=True)
         self.tasks = dict(tasks)
         self.loss_weights = {name: float(weights.get(name, 1.0)) for name in tasks}
         self.largest_image = largest_image
