@@ -43,7 +43,7 @@ def with_entry(array, position, value):
         (X, Y + 1, ["a", "b"], r"labels from 0 to 1, one for each class \(row 1\). Received: 2"),
         (X, Y - 1, ["a", "b"], r"row 0\). Received: -1"),
         (X, np.array(["a", "b", "a", "b", "a", "bb"]), ["a", "b"], r"row 5\). Received: 'bb'"),
-        (X, np.ones((6, 2), int), None, "or one-hot rows"),
+        (X, np.full((6, 2), 2), None, "or one-hot rows"),
         (X, Y + 0.5, ["a", "b"], r"whole labels, .* Received: '0.5 \(row 0\)'"),
         (np.array([["one", 1]] * 6, object), Y, None, r"`x` must be numbers \(row 0, column 0\)"),
         ([[1], [1, 2]], [0, 1], None, "one shape"),

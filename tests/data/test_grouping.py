@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pandas
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -192,6 +192,7 @@ def test_a_group_is_what_the_parentheses_hold_or_the_whole_match(pattern, groups
     assert grouping.from_names(["cat/p1_a.png", "cat/p2_b.png", "dog/p1_b.png"], pattern) == groups
 
 
+@example(order=[0, 0, 0, 1, 2], validation=0.1, test=0.3)  # The test split would begin at 1.
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=60),
     st.sampled_from([0.0, 0.1, 0.3]),
@@ -246,3 +247,20 @@ def test_times_that_cannot_be_put_in_order_are_refused(order, message):
 def test_groups_and_an_order_exclude_each_other():
     with pytest.raises(UserError, match="`groups` and `order` must not both be given"):
         Splits.from_arrays(np.arange(4.0), np.arange(4.0), groups=[0, 0, 1, 1], order=[1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(("one", "other"), [(2, 2.0), (1, True), ("p1", b"p1"), (np.int64(3), 3.0)])
+def test_groups_that_are_equal_are_one_however_they_are_written(one, other):
+    for groups in ([one, other, "q"], [other, one, "q"]):
+        first, second, third = grouping.names(np.array(groups, object), 3)
+        assert first == second != third
+    names = {
+        grouping.names(np.array(groups, object), 2)[0] for groups in ([one, other], [other, one])
+    }
+    assert len(names) == 1
+
+
+def test_a_list_is_no_group():
+    groups = np.array(["a", ["b"], "c"], object)
+    with pytest.raises(UserError, match=r"`groups` must be text or whole numbers \(row 1\)"):
+        grouping.names(groups, 3)

@@ -92,3 +92,51 @@ def test_splits_are_frozen():
     splits = Splits.from_arrays(*labelled_vectors())
     with pytest.raises(dataclasses.FrozenInstanceError):
         splits.train = None
+
+
+def test_parts_of_one_s_own_must_have_the_form_of_the_training_part():
+    x, y = labelled_vectors()
+    train = Examples.from_arrays(x, y, columns=["a", "b", "c", "d"])
+    large = np.arange(240).reshape(60, 4) + 2**24
+    for part, message in [
+        (Examples.from_arrays(x[:, :3], y), r"x: float32 \[4\]\. Received: x: float32 \[3\]"),
+        (Examples.from_arrays(large, y), r"x: float32 \[4\]\. Received: x: int32 \[4\]"),
+        (Examples.from_arrays({"v": x}, y), r"Received: x: v: float32 \[4\]"),
+        (Examples.from_arrays(x, x[:, 0]), r"y: int64 \[\]\. Received: y: float32 \[1\]"),
+        (Examples.from_arrays(x, y, columns=["b", "a", "c", "d"]), "columns a, b, c, d. Received"),
+    ]:
+        with pytest.raises(UserError, match=f"`validation` must have the form.*{message}"):
+            Splits(train, part)
+        with pytest.raises(UserError, match=f"`test` must have the form.*{message}"):
+            Splits.cut(train, test=part)
+    assert Splits(train, None, Examples.from_arrays(x + 1, y)).test.size == 60
+
+
+@pytest.mark.parametrize(
+    ("x", "settings"),
+    [
+        (np.ones((60, 4)), {}),
+        (np.arange(60.0), {"order": np.zeros(60)}),
+        (np.arange(60.0), {"groups": ["one"] * 60}),
+    ],
+)
+def test_held_out_parts_that_do_not_come_are_warned_of(caplog, x, settings):
+    splits = Splits.from_arrays(x, np.arange(60.0), test=0, validation=0.25, **settings)
+    assert splits.validation is None
+    assert caplog.text.count("`validation` is empty, although 25 %") == 1
+    assert "`test`" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validation": "0.25"}, "`validation` must be a fraction.*'0.25'"),
+        ({"test": None}, "`test` must be a fraction"),
+        ({"seed": 1.5}, "`seed` must be a whole number. Received: 1.5"),
+        ({"weights": {"y": np.ones(60)}}, "`weights` must be one array"),
+        ({"columns": ["a", "b", "b", "c"]}, "`columns` must differ from each other.*'b'"),
+    ],
+)
+def test_settings_of_another_type_are_refused_in_words(settings, message):
+    with pytest.raises(UserError, match=message):
+        Splits.from_arrays(*labelled_vectors(), **settings)

@@ -1,6 +1,6 @@
 """Arrays as users hand them in: checked, and brought to the types that examples have."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,8 @@ def weights(values: object, size: int) -> np.ndarray:
         tfbp.UserError: not numbers, another shape, one is missing, infinite or negative, or all
             are 0.
     """
+    if isinstance(values, Mapping):
+        raise mistake("weights", "must be one array, [size], for all of `y`", list(values))
     array = numbers("weights", values)
     check_finite("weights", array)
     if array.shape not in ((size,), (size, 1)):
@@ -106,10 +108,13 @@ def check_names(argument: str, names: Sequence[str] | None, rows: Any) -> None:
     """Checks that names, if there are any, are one for each entry of the rows, [size, entries].
 
     Raises:
-        tfbp.UserError: they are more or fewer, or rows are no vectors, or a structure.
+        tfbp.UserError: they are more or fewer, one is there twice, or rows are no vectors, or a
+            structure.
     """
     if names is not None and structures.is_nested(rows):
         raise mistake(argument, "must be left out where arrays have names of their own", names)
     if names is not None and (len(names),) != rows.shape[1:]:
         rule = f"must be one name for each entry of a row, whose shape is {list(rows.shape[1:])}"
         raise mistake(argument, rule, list(names))
+    if twice := [name for name in names or () if list(names or ()).count(name) > 1]:
+        raise mistake(argument, "must differ from each other", twice[0])

@@ -17,7 +17,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfbp import fingerprint
-from tfbp.data import arrays, labels, structures
+from tfbp.data import arrays, indexes, labels, structures
 from tfbp.data.precision import content_hashes
 from tfbp.errors import mistake
 
@@ -115,6 +115,7 @@ class Examples:
         Raises:
             tfbp.UserError: the lengths differ, or any is not as it must be.
         """
+        indexes.check_equal(x=x, y=y, weights=weights)
         if columns is not None:
             labels.check_text("columns", columns)
         (x, given), y = arrays.inputs(x, columns), arrays.targets(y)

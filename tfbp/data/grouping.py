@@ -4,7 +4,7 @@ A model that is trained on some of a group and judged by the rest is judged by w
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,10 +16,11 @@ def names(groups: object, size: int) -> np.ndarray:
     """Checks the group of each example, and gives its name: str [size].
 
     Args:
-        groups: [size] or [size, 1]: text or whole numbers; equal ones are one group.
+        groups: [size] or [size, 1]: text or whole numbers; equal ones are one group, as 1 and 1.0
+            are, or text and its bytes.
 
     Raises:
-        tfbp.UserError: another shape, or a group is missing.
+        tfbp.UserError: another shape, or a group is missing, or is a list.
     """
     empty = missing.mask(groups)
     array = np.asarray(groups)
@@ -29,7 +30,17 @@ def names(groups: object, size: int) -> np.ndarray:
         row = int(np.flatnonzero(empty)[0])
         value = array.reshape(-1)[row]
         raise mistake("groups", f"must have a group in every row (row {row} has none)", value)
-    return np.array([str(group) for group in array.reshape(-1).tolist()])
+    # Of the spellings of one group the first in the alphabet is its name, whatever the row order.
+    name_of: dict[object, str] = {}
+    keys = [
+        group.decode(errors="surrogateescape") if isinstance(group, bytes) else group
+        for group in array.reshape(-1).tolist()
+    ]
+    for row, key in enumerate(keys):
+        if not isinstance(key, Hashable):
+            raise mistake("groups", f"must be text or whole numbers (row {row})", key)
+        name_of[key] = min(str(key), name_of.get(key, str(key)))
+    return np.array([name_of[key] for key in keys])
 
 
 def units(groups: np.ndarray, hashes: np.ndarray) -> np.ndarray:

@@ -8,11 +8,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 from numpy.typing import ArrayLike
 
-from tfbp.data import datasets, grouping, labels, splitting, structures, times
+from tfbp.data import datasets, grouping, indexes, labels, splitting, structures, times
 from tfbp.data.examples import Examples, Transform
 from tfbp.data.labels import Classes, Names
 from tfbp.data.vocabulary import Vocabulary
@@ -37,6 +38,20 @@ class Splits:
     classes: Any = None  # tuple[str, ...], or a dict of them
     vocabulary: Vocabulary | None = None
     description: str = "arrays"
+
+    def __post_init__(self) -> None:
+        """Checks that all parts have one form.
+
+        Raises:
+            tfbp.UserError: x or y of a part differs from the training part's in shape, dtype or
+                names.
+        """
+        for name, part in self.parts().items():
+            for own, of_train in zip(_forms(part), _forms(self.train), strict=True):
+                if own and of_train and own != of_train:
+                    raise UserError(
+                        f"`{name}` must have the form of `train`, {of_train}. Received: {own}."
+                    )
 
     @classmethod
     def from_arrays(
@@ -84,11 +99,12 @@ class Splits:
                 see `splitting.cut_in_order`.
 
         Raises:
-            tfbp.UserError: lengths differ, there are no examples, a value is missing or infinite,
-                numbers would be rounded until they are equal, one class only, fewer examples than
-                classes, a label outside `classes`, a class without examples, a name that UTF-8
-                cannot hold, a fraction out of range.
+            tfbp.UserError: lengths, or the indexes of pandas objects, differ, there are no
+                examples, a value is missing or infinite, numbers would be rounded until they are
+                equal, one class only, fewer examples than classes, a label outside `classes`, a
+                class without examples, a name that UTF-8 cannot hold, a fraction out of range.
         """
+        indexes.check_equal(x=x, y=y, weights=weights, groups=groups, order=order)
         targets, names = labels.separate_each(y, classes)
         examples = Examples.from_arrays(x, targets, columns=columns, values=values, weights=weights)
         return cls.cut(
@@ -160,7 +176,17 @@ class Splits:
             name: 0.0 if isinstance(part, Examples) else part for name, part in given.items()
         }
         splitting.check_fractions(**fractions)
+        if not isinstance(seed, int | np.integer):
+            raise mistake("seed", "must be a whole number", seed)
         train, *cuts = _cut(examples, fractions, seed, groups, order)
+        for (name, fraction), rows in zip(fractions.items(), cuts, strict=True):
+            if fraction and not len(rows):
+                logging.warning(
+                    "`%s` is empty, although %g %% of the examples were to be held out: too few "
+                    "of them differ in what they are cut by, content, group or time.",
+                    name,
+                    100 * fraction,
+                )
         parts = {
             name: part if isinstance(part, Examples) else examples.take(rows) if len(rows) else None
             for (name, part), rows in zip(given.items(), cuts, strict=True)
@@ -190,6 +216,14 @@ class Splits:
         return dataclasses.replace(self, train=self.train.take(kept))
 
 
+def _forms(examples: Examples) -> list[str]:
+    """What x and y of examples are, and what their entries are called ("": they have no names)."""
+    x, y = map(structures.described, examples.spec)
+    called = {"columns": examples.columns, "values": examples.values}
+    named = [f"{kind} {', '.join(names)}" if names else "" for kind, names in called.items()]
+    return [f"x: {x}", f"y: {y}", *named]
+
+
 def _cut(
     examples: Examples,
     fractions: dict[str, float],
@@ -212,7 +246,7 @@ def _cut(
     rows = splitting.cut(examples.hashes, of_class, validation, test, seed, names)
     for (part, fraction), held_out in zip(fractions.items(), rows[1:], strict=True):
         share = len(held_out) / examples.size
-        if fraction and not fraction / 2 <= share <= 2 * fraction:
+        if fraction and share and not fraction / 2 <= share <= 2 * fraction:
             logging.warning(
                 "`%s` holds %.1f %% of the examples, for %.1f %% of the groups: they are few, or "
                 "of very different sizes. Another fraction or seed may suit them better.",

@@ -17,7 +17,7 @@ def check_fractions(validation: float, test: float) -> None:
         tfbp.UserError: one is outside [0, 1), or nothing would be left to train on.
     """
     for name, fraction in (("validation", validation), ("test", test)):
-        if not 0 <= fraction < 1:
+        if not isinstance(fraction, int | float | np.number) or not 0 <= fraction < 1:
             raise mistake(name, "must be a fraction of at least 0 and under 1", fraction)
     if validation + test >= 1:
         raise UserError(
@@ -88,12 +88,13 @@ def cut_in_order(order: np.ndarray, validation: float, test: float) -> Positions
     times, time_of, counts = np.unique(order, return_inverse=True, return_counts=True)
     before = np.concatenate([[0], np.cumsum(counts)])  # examples before each time
 
-    def nearest_cut(fraction: float, last: int, held_out: bool) -> int:
+    def nearest_cut(fraction: float, least: int, last: int, held_out: bool) -> int:
         nearest = int(np.abs(before - (1 - fraction) * len(order)).argmin())
-        return max(1, min(nearest, last - held_out)) if held_out else min(nearest, last)
+        return max(1, min(max(nearest, least), last - held_out)) if held_out else min(nearest, last)
 
-    second = nearest_cut(test, len(times), test > 0)
-    first = nearest_cut(test + validation, second, validation > 0)
+    # At least two times before the test split, where there is a validation split too.
+    second = nearest_cut(test, 1 + (validation > 0), len(times), test > 0)
+    first = nearest_cut(test + validation, 1, second, validation > 0)
     return _positions(np.where(time_of < first, 0, np.where(time_of < second, 1, 2)))
 
 
