@@ -538,7 +538,7 @@ def test_measuring_traces_a_smaller_last_batch_and_another_batch_size_with_the_f
             traces.append(x.shape)
             return super().per_example(x, y, outputs)
 
-    measure = Evaluator(model, Traced("abc"), ONE)
+    measure = Evaluator(model, Traced(list("abc")), ONE)
     examples = Examples.from_arrays(X, LABELS)
     for batch_size in (8, 5, 8):
         assert len(measure(examples, batch_size)["label"]) == 23
