@@ -155,6 +155,7 @@ def test_a_run_goes_on_from_any_checkpoint_to_the_same_end(
     assert not (directory / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_never_was(
     uninterrupted, tmp_path, monkeypatch
 ):

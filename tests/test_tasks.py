@@ -63,7 +63,13 @@ def fit(name, workdir=None, **settings):
     return tfbp.fit(model(units), splits, task, PHASES, settings)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("ranks", "robust")))
+        for name in CASES
+    ],
+)
 def whole(request):
     """A run that nobody disturbed."""
     return request.param, fit(request.param)

@@ -338,6 +338,7 @@ def test_examples_without_room_are_computed_each_time(tmp_path, caplog):
     assert_alike(cached, plain)
 
 
+@pytest.mark.slow
 def test_without_any_room_a_run_is_uncached(tmp_path):
     plain = train(tmp_path / "none", three()[:1], cache=False)
     assert_alike(train(tmp_path, three()[:1], cache_gb=0), plain)
@@ -351,6 +352,7 @@ def test_half_rows_train_nearly_alike(tmp_path, cached):
     assert losses != expected
 
 
+@pytest.mark.slow
 def test_files_are_closed_when_a_run_is_let_go(tmp_path):
     def files():
         gc.collect()
@@ -424,6 +426,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch, c
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_is_met_while_features_are_computed(tmp_path, cached):
     whole, _ = cached
     folder, run = tmp_path / "cache", tmp_path / "run"

@@ -85,6 +85,7 @@ def scalars(folder):
     }
 
 
+@pytest.mark.slow
 def test_training_ends_the_same_bit_for_bit_with_and_without():
     logged, plain = (
         fit(network(recurrent=True), optimizer="adam", accumulate=2, gradients=number)

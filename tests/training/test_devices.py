@@ -1,5 +1,7 @@
 """Two devices give what one device gives, however unevenly the global batches divide."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from tfbp.training.phase import Phase
 from tfbp.workers import strategy
 
 CLASSES = ("a", "b", "c")
+
+SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 class Meeting(keras.layers.Layer):
@@ -116,11 +120,11 @@ def train(
     [
         (23, 8, {"optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.1}),
         (21, 7, {"optimizer": "sgd", "learning_rate": 1.0, "clip_norm": 0.3}),
-        (17, 8, {"optimizer": "sgd", "learning_rate": 1.0, "clip_norm": 0.3}),
+        SLOW(17, 8, {"optimizer": "sgd", "learning_rate": 1.0, "clip_norm": 0.3}),
         (3, 1, {"optimizer": "adam"}),
-        (23, 4, {"accumulate": 2, "clip_variable_norm": 0.1, "ema": 0.8, "layer_decay": 0.5}),
-        (7, 1, {"accumulate": 3, "clip_value": 0.01, "optimizer": "sgd", "learning_rate": 1.0}),
-        (9, 1, {"accumulate": 2, "ema": 0.8, "spoilt": 2}),
+        SLOW(23, 4, {"accumulate": 2, "clip_variable_norm": 0.1, "ema": 0.8, "layer_decay": 0.5}),
+        SLOW(7, 1, {"accumulate": 3, "clip_value": 0.01, "optimizer": "sgd", "learning_rate": 1.0}),
+        SLOW(9, 1, {"accumulate": 2, "ema": 0.8, "spoilt": 2}),
     ],
     ids=[
         "uneven",
@@ -145,7 +149,7 @@ def test_two_devices_give_the_weights_losses_and_metrics_of_one(size, batch_size
         np.testing.assert_allclose(two[2][name], values, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [23, 17], ids=["uneven", "one left over"])
+@pytest.mark.parametrize("size", [23, SLOW(17)], ids=["uneven", "one left over"])
 def test_synchronized_statistics_of_an_uneven_batch_are_those_of_one_device(size):
     settings = {"network": synchronized, "batch_norm": "train", "optimizer": "sgd"}
     one, two = (train(devices, size, 8, **settings) for devices in ("one", "mirrored"))
@@ -154,6 +158,7 @@ def test_synchronized_statistics_of_an_uneven_batch_are_those_of_one_device(size
     assert two[1][-1] == pytest.approx(one[1][-1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_goes_on_from_inside_an_epoch_to_the_same_end(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SECONDS_PER_CALL", 0)
     checkpoints = Checkpoints(tmp_path, strategy=strategy.resolve("mirrored"))
