@@ -218,3 +218,16 @@ def test_vectors_have_no_preprocessing():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs), name="vgg16")
     assert found(model, np.random.default_rng(0).normal(size=(12, 4))) == []
+
+
+@pytest.mark.parametrize("scale", [1 / 255, [1 / 127.5, 1 / 127.5, 1 / 127.5]])
+def test_images_that_are_scaled_before_the_model_and_in_it_are_an_error(scale):
+    layers = [keras.layers.Rescaling(scale, name="scaling"), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((16, 16, 3)), *layers, keras.layers.Dense(2)])
+    for scaled in (PIXELS / 255, PIXELS / 127.5 - 1):
+        (finding,) = found(model, scaled.astype(np.float32))
+        assert finding.id == "preprocessing" and not finding.warning
+        assert "'scaling' scales images of 0 to 255 down" in finding.message
+    assert not found(model, PIXELS) and not found(model, np.zeros_like(PIXELS))
+    enlarging = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(255.0)])
+    assert not found(enlarging, (PIXELS / 255).astype(np.float32))

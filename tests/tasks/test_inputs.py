@@ -41,6 +41,23 @@ def traced(signature):
     return lambda **tensors: {k: v.numpy() for k, v in function(**tensors).items()}
 
 
+@pytest.mark.parametrize(
+    ("scale", "offset", "names"),
+    [
+        (1 / 255, 0, ["serving_default"]),
+        (2 / 255, -1, ["serving_default"]),
+        (1, -120, ["serving_default"]),
+        (1, 0, ["serving_default", "image_bytes"]),
+    ],
+)
+def test_files_are_taken_where_images_have_their_scale(scale, offset, names, caplog):
+    x = pictures().read(tf.range(5))[0].numpy() * scale + offset
+    examples = Examples.from_arrays(x, np.arange(5) % 3)
+    found = Classification(NAMES).signatures(network((4, 6, 3), 3), examples)
+    assert list(found) == names
+    assert ("no signature `image_bytes`" in caplog.text) == (len(names) == 1)
+
+
 def test_images_of_any_size_are_resized_to_the_model_s():
     model, signatures = classifier()
     for shape in ((2, 4, 6, 3), (1, 40, 33, 3), (3, 2, 1, 3)):

@@ -1,4 +1,5 @@
-"""The inputs of a backbone of `keras.applications`, compared with those it was trained on.
+"""The inputs of a backbone of `keras.applications`, compared with those it was trained on, and
+images that are scaled before a model and in it.
 
 Each preprocessing of `keras.applications` is an affine map of colours and can be undone: what
 reaches the backbone must come from images of 0 to 255. Where the examples are such images, and the
@@ -26,23 +27,32 @@ _EQUAL = 3
 _OVERSHOOT = 64
 # Less contrast has no batch of photographs; images scaled to -1 to 1 or to deviations have it.
 _CONTRAST = 10
+# The scale of a layer for images of 0 to 255: 1 / 127.5 and 1 / 255 are usual.
+_SHRINKING = 1 / 100
 
 
 def findings(
     model: keras.Model, splits: Splits, backbones: Sequence[keras.Model]
 ) -> Iterator[Finding]:
-    """Yields `preprocessing` for each backbone that is known by its name.
+    """Yields `preprocessing` for each backbone that is known by its name, or else for a model that
+    begins with a Rescaling of images that are scaled already.
 
     Looked at are the models inside `model`, `model` itself, and `backbones` whose layers it uses.
 
     Raises:
         tfbp.UserError: the model does not take the examples.
     """
-    known = _known([*_models(model), *backbones])
-    if not known or not any(map(_is_image, structures.leaves(splits.train.spec[0]).values())):
+    known, rescaling = _known([*_models(model), *backbones]), _rescaling(model)
+    if not any(map(_is_image, structures.leaves(splits.train.spec[0]).values())):
+        return
+    if not known and rescaling is None:
         return
     x, _ = sample_outputs.few(splits.train, sample_outputs.EXAMPLES)
     images = [each for each in structures.leaves(x).values() if each.ndim == 4]
+    if not known:
+        if all(0 < np.abs(each).max() <= 1 for each in images):
+            yield _rescaled_twice(rescaling, images)
+        return
     with contextlib.ExitStack() as stack:
         reached = [(backbone, stack.enter_context(_inputs(first))) for backbone, first in known]
         sample_outputs.compute(model, splits.train)
@@ -51,6 +61,28 @@ def findings(
         if seen and seen[0].ndim == 4 and seen[0].shape[-1] == 3:
             # Of several images one is the backbone's: the one that it fits best.
             yield from min((list(_judge(backbone, x, seen[0])) for x in images), key=len)
+
+
+def _rescaling(model: keras.Model) -> keras.layers.Rescaling | None:
+    """Returns the layer that a model begins with, if it scales images of 0 to 255 down."""
+    inner = (
+        layer for _, layer in paths.layers(model) if not isinstance(layer, keras.layers.InputLayer)
+    )
+    first = next(inner, None)
+    if isinstance(first, keras.layers.Rescaling) and np.abs(first.scale).max() <= _SHRINKING:
+        return first
+    return None
+
+
+def _rescaled_twice(layer: keras.layers.Rescaling, images: Sequence[np.ndarray]) -> Finding:
+    low, high = min(each.min() for each in images), max(each.max() for each in images)
+    factor = 1 / np.abs(layer.scale).max()
+    return Finding(
+        "preprocessing",
+        f"{layer.name!r} scales images of 0 to 255 down by {factor:.4g}, and "
+        f"the examples are {low:.4g} to {high:.4g}: they are scaled already. Give images from 0 to "
+        "255, or leave the layer out.",
+    )
 
 
 def _is_image(spec: tf.TensorSpec) -> bool:

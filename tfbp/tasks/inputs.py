@@ -10,12 +10,16 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tfbp.data import images, structures
 from tfbp.data.examples import Examples
 from tfbp.modeling import model_inputs
 from tfbp.tasks import sample_outputs
 from tfbp.tasks.task import Signature
+
+# Images that are looked at to learn their scale, or all if there are fewer.
+_IMAGES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +45,11 @@ def of(
 
     Images: `image` (float32 [batch, height, width, 3], 0 to 255, of any size; grey ones have one
     channel too where the model's are grey) and, as the signature `image_bytes`, the input
-    `image_bytes` (string [batch]: JPEG, PNG, GIF and BMP files of any sizes). Rows of a table: its
-    columns by their `identifiers` (float32 [batch] each). A structure: its tensors, as in the
-    examples, by their keys (`text_ids` of `x["text"]["ids"]`); those of a tuple by the names that
-    `model` has for its inputs, or as `x_0`, `x_1`, … where it has none. All else: `array`, as in
-    the examples.
+    `image_bytes` (string [batch]: JPEG, PNG, GIF and BMP files of any sizes), but where
+    the examples are 0 to 1 or partly negative: files are 0 to 255. Rows of a table: its columns by
+    their `identifiers` (float32 [batch] each). A structure: its tensors, as in the examples, by
+    their keys (`text_ids` of `x["text"]["ids"]`); those of a tuple by the names that `model` has for
+    its inputs, or as `x_0`, `x_1`, … where it has none. All else: `array`, as in the examples.
 
     Args:
         array: name of the input that takes arrays.
@@ -56,16 +60,32 @@ def of(
         return {"serving_default": _named(spec, model)}
     if spec.shape.rank == 3 and spec.shape[-1] in (1, 3):
         height, width, channels = spec.shape
-        return {
-            "serving_default": _pixels(height, width, channels),
-            "image_bytes": _files(height, width, channels, largest_image),
-        }
+        taken = {"serving_default": _pixels(height, width, channels)}
+        if _is_of_files(examples):
+            taken["image_bytes"] = _files(height, width, channels, largest_image)
+        return taken
     if examples.columns:
         return {"serving_default": _columns(identifiers(examples.columns), spec.dtype)}
     specs = {array: tf.TensorSpec([None, *spec.shape], spec.dtype)}
     return {
         "serving_default": Input(specs, lambda **x: (x[array], None), lambda rows: {array: rows})
     }
+
+
+def _is_of_files(examples: Examples) -> bool:
+    """Tells whether images have the scale of image files, 0 to 255; logs a warning if not."""
+    x, _ = sample_outputs.few(examples, _IMAGES)
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and not 0 < high <= 1:
+        return True
+    logging.warning(
+        "The export has no signature `image_bytes`: the images are %.4g to %.4g, and files are 0 "
+        "to 255. To have it, give images from 0 to 255 and scale them in the model, by "
+        "`keras.layers.Rescaling`.",
+        low,
+        high,
+    )
+    return False
 
 
 def _named(spec: Any, model: keras.Model | None) -> Input:
