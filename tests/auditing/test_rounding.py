@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import tfbp
+from tfbp.auditing import rounding
 
 STAMPS = 1_650_000_000 + 15 * np.arange(120)
 PHASES = [tfbp.Phase("fit", ".*", epochs=1, learning_rate=1e-3)]
@@ -44,3 +45,24 @@ def test_numbers_that_reach_the_model_whole_pass(x, dtype):
 def test_rows_that_differ_beyond_float32_are_not_called_copies():
     ids = [finding.id for finding in found(STAMPS)]
     assert "duplicates" not in ids and "split-overlap" not in ids
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("largest", "dtype"), [(2**31, "int32"), (-(2**40), "int32"), (200, "int8")]
+)
+def test_whole_numbers_beyond_the_range_of_the_input_are_an_error(named, largest, dtype):
+    ids = np.arange(120)
+    ids[7] = largest
+    inputs = keras.Input((1,), dtype=dtype, name="user")
+    outputs = keras.layers.Dense(2)(keras.layers.Rescaling(1e-3)(inputs))
+    model = keras.Model([inputs], outputs)
+    for last, count in ((largest, 1), (100, 0)):
+        ids[7] = last
+        x = {"user": ids[:, np.newaxis]} if named else ids
+        splits = tfbp.Splits(tfbp.Examples.from_arrays(x, np.arange(120) % 2))
+        found = list(rounding.findings(model, splits))
+        assert len(found) == count
+        for finding in found:
+            assert f"`user` takes {dtype}, which cannot hold the whole numbers" in finding.message
+            assert f"1 of the 120 training examples: {largest}" in finding.message

@@ -1,4 +1,4 @@
-"""Whether the model's inputs would round the numbers that they are given."""
+"""Whether the model's inputs would round, or cut off, the numbers that they are given."""
 
 from collections.abc import Iterator
 
@@ -19,8 +19,9 @@ def findings(model: keras.Model, splits: Splits) -> Iterator[Finding]:
     taken = {
         path: tensor
         for path, tensor in model_inputs.matched(model, splits.train.spec[0]).items()
-        if specs[path].dtype.is_integer != tf.as_dtype(tensor.dtype).is_integer
+        if specs[path].dtype != tf.as_dtype(tensor.dtype)
         and (specs[path].dtype.is_integer or specs[path].dtype.is_floating)
+        and not (specs[path].dtype.is_floating and tf.as_dtype(tensor.dtype).is_floating)
     }
     if not taken or not splits.train.in_memory:
         return
@@ -32,22 +33,30 @@ def findings(model: keras.Model, splits: Splits) -> Iterator[Finding]:
 def _rounded(train: Examples, x: tf.Tensor, tensor: keras.KerasTensor) -> Iterator[Finding]:
     taken = tf.as_dtype(keras.backend.standardize_dtype(tensor.dtype))
     rounded = np.asarray(tf.cast(tf.cast(x, taken), x.dtype) != x)
+    if taken.is_integer:  # what is beyond its range may come back by chance
+        exact = x.numpy() if x.dtype.is_integer else x.numpy().astype(np.float64)
+        beyond = (exact < taken.min) | (exact > taken.max)
+        rounded = rounded | beyond
     rows = np.flatnonzero(rounded.reshape(len(rounded), -1).any(axis=1))
     if not len(rows):
         return
     first = int(rows[0])
     value = x.numpy()[first][rounded[first]].flat[0]
-    numbers, remedy = "fractions", f"Give whole numbers, or take {x.dtype.name}"
-    if x.dtype.is_integer:
-        numbers = "whole numbers"
+    does, due = "rounds the fractions", x.dtype.name
+    remedy = "Give whole numbers, or take them"
+    if taken.is_integer and beyond.any():
+        does, due = "cannot hold the whole numbers", "int64"
+        remedy = "Number them from 0, or take them"
+    elif x.dtype.is_integer:
+        does = "rounds the whole numbers"
         remedy = (
             "Subtract the smallest value from them all, or scale them; ids that are looked up are "
             "taken whole"
         )
     yield Finding(
         "rounded-input",
-        f"`{tensor.name}` takes {taken.name}, which rounds the {numbers} of {len(rows)} of "
+        f"`{tensor.name}` takes {taken.name}, which {does} of {len(rows)} of "
         f"the {train.size} training examples: {value} at {train.name(first)} becomes "
         f"{int(tf.cast(tf.cast(value, taken), tf.float64))}. {remedy} by "
-        f"`keras.Input(…, dtype={x.dtype.name!r})`.",
+        f"`keras.Input(…, dtype={due!r})`.",
     )

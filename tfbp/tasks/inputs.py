@@ -48,8 +48,8 @@ def of(
     `image_bytes` (string [batch]: JPEG, PNG, GIF and BMP files of any sizes), but where
     the examples are 0 to 1 or partly negative: files are 0 to 255. Rows of a table: its columns by
     their `identifiers` (float32 [batch] each). A structure: its tensors, as in the examples, by
-    their keys (`text_ids` of `x["text"]["ids"]`); those of a tuple by the names that `model` has for
-    its inputs, or as `x_0`, `x_1`, … where it has none. All else: `array`, as in the examples.
+    their keys (`text_ids` of `x["text"]["ids"]`); those of a tuple by the names that `model` has
+    for its inputs, or as `x_0`, `x_1`, … where it has none. All else: `array`, as in the examples.
 
     Args:
         array: name of the input that takes arrays.
