@@ -125,3 +125,16 @@ def test_classes_without_an_order_are_refused(classes):
     ):
         with pytest.raises(UserError, match="`classes` must be a list of names, in the order"):
             call()
+
+
+@pytest.mark.parametrize(
+    "value", [("fox",), ["fox"], {"fox"}, {"fox": 1}, 3, 2.5, True, np.int64(4)]
+)
+def test_what_is_no_name_among_names_is_refused_by_row(value):
+    names = [*NAMES.tolist()]
+    names[7] = value
+    as_array = np.empty(30, object)
+    as_array[:] = names
+    for y in (names, as_array, pandas.Series(names)):
+        with pytest.raises(UserError, match=r"`y` must .*\(row 7\)\. Received: "):
+            Splits.from_arrays(X, y)

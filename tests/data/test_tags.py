@@ -158,3 +158,10 @@ def test_target_columns_that_do_not_fit_are_refused(tmp_path, options, message):
 def test_a_column_whose_name_has_a_comma_is_one_column(tmp_path):
     path = csv(tmp_path, 'x,"a,b",a,b', [[i, i / 2, 0, 1] for i in range(20)])
     assert tables.load(path, target="a,b").train.values == ("a,b",)
+
+
+@pytest.mark.parametrize("row", [None, float("nan"), "red", 7])
+def test_a_row_that_is_no_list_among_lists_of_names_is_refused(row):
+    for given in ([*TAGS, row, *TAGS], pd.Series([*TAGS, row])):
+        with pytest.raises(tfbp.UserError, match=r"`y` must be a list of names .*\(row 4\)"):
+            labels.separate(given, None)

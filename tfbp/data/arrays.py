@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbp.data import labels, precision, strings, structures
+from tfbp.data import array_like, labels, precision, strings, structures
 from tfbp.data.numbers import check_finite, numbers
 from tfbp.data.structures import Path
 from tfbp.errors import mistake
@@ -91,6 +91,7 @@ def weights(values: object, size: int) -> np.ndarray:
     """
     if isinstance(values, Mapping):
         raise mistake("weights", "must be one array, [size], for all of `y`", list(values))
+    array_like.check("weights", values)
     array = numbers("weights", values)
     check_finite("weights", array)
     if array.shape not in ((size,), (size, 1)):

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from tfbp.data import missing
+from tfbp.data import array_like, missing
 from tfbp.errors import UserError, mistake
 
 
@@ -22,8 +22,8 @@ def names(groups: object, size: int) -> np.ndarray:
     Raises:
         tfbp.UserError: another shape, or a group is missing, or is a list.
     """
+    array = array_like.array("groups", groups)
     empty = missing.mask(groups)
-    array = np.asarray(groups)
     if array.shape not in ((size,), (size, 1)):
         raise mistake("groups", f"must be one for each of the {size} examples", array.shape)
     if empty.any():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tfbp.data import missing, structures, tags
+from tfbp.data import array_like, missing, structures, tags
 from tfbp.data.numbers import unboxed
 from tfbp.errors import UserError, mistake
 
@@ -69,7 +69,7 @@ def separate(
         classes = in_order(classes)
     elif (categories := _ordered_categories(labels)) is not None:
         return categories
-    if (lists := tags.lists(labels)) is not None:
+    if (lists := tags.lists(labels, argument)) is not None:
         if any(len(names) != 1 for names in lists):
             return tags.from_lists(lists, classes, argument)
         labels = [name for (name,) in lists]
@@ -86,6 +86,7 @@ def separate(
             return tags.from_rows(y, classes)
         y = y.argmax(axis=1)
     if y.dtype.kind in "SUOT":
+        _check_names(argument, labels if isinstance(labels, list | tuple) else y.ravel().tolist())
         return _by_name(y, classes, argument)
     if classes is None:
         return y, None
@@ -138,8 +139,8 @@ def refuse_missing(values: object, classes: Sequence[str] = (), argument: str = 
     Raises:
         tfbp.UserError: some are; it says in which rows.
     """
+    y = array_like.array(argument, values)
     empty = missing.mask(values)
-    y = np.asarray(values)
     if classes and empty.any():
         empty &= ~np.isin(np.array(y, str), classes)
     if not empty.any():
@@ -255,6 +256,12 @@ def check_text(argument: str, names: Sequence[str]) -> None:
         except UnicodeEncodeError:
             shown = str(name) if len(str(name)) < 80 else f"{str(name)[:80]}…"
             raise mistake(argument, "must be text that UTF-8 can hold", shown) from None
+
+
+def _check_names(argument: str, names: Sequence[object]) -> None:
+    for row, name in enumerate(names):
+        if not isinstance(name, str | bytes):
+            raise mistake(argument, f"must hold names in all rows or in none (row {row})", name)
 
 
 def _by_name(

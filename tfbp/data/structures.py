@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbp.data import array_like
 from tfbp.errors import mistake
 
 Path = tuple[str | int, ...]
@@ -26,7 +27,7 @@ def of_user(argument: str, given: object, function: Callable[[Path, Any], Any]) 
         argument: what an error calls the whole.
 
     Raises:
-        tfbp.UserError: an empty structure, or a key that is no text.
+        tfbp.UserError: an empty structure, a key that is no text, or a leaf that is no array.
     """
     return _of_user(argument, given, function, ())
 
@@ -45,6 +46,7 @@ def _of_user(argument: str, given: Any, function: Callable[[Path, Any], Any], pa
         return tuple(
             _of_user(argument, part, function, (*path, number)) for number, part in enumerate(given)
         )
+    array_like.check(named(argument, path), given)
     return function(path, given)
 
 

@@ -14,17 +14,27 @@ _LISTS = (list, tuple, set, frozenset, np.ndarray)
 Names = tuple[str, ...]
 
 
-def lists(given: object) -> list[Collection[str]] | None:
-    """Returns the lists of names, one for each example; None: it is something else."""
+def lists(given: object, argument: str) -> list[Collection[str]] | None:
+    """Returns the lists of names, one for each example; None: it is something else.
+
+    Raises:
+        tfbp.UserError: some rows are lists of names, and others are not.
+    """
     if not isinstance(given, (list, tuple)) and str(getattr(given, "dtype", "")) != "object":
         return None
     if getattr(given, "ndim", 1) != 1:
         return None
     rows = list(given)  # type: ignore[call-overload]
-    if not all(isinstance(row, _LISTS) for row in rows):
+    are_lists = [isinstance(row, _LISTS) for row in rows]
+    of_names = (row for row, is_list in zip(rows, are_lists, strict=True) if is_list)
+    if not any(isinstance(name, str) for row in of_names for name in row):
         return None
-    first = next((name for row in rows for name in row), None)
-    return rows if isinstance(first, str) else None
+    if not all(are_lists):
+        usual = 2 * sum(are_lists) > len(rows)
+        number = are_lists.index(not usual)
+        rule = "must be a list of names" if usual else "must be one name, as others are,"
+        raise mistake(argument, f"{rule} in every row (row {number})", rows[number])
+    return rows
 
 
 def columns(given: object) -> Names | None:

@@ -4,7 +4,7 @@ import datetime
 
 import numpy as np
 
-from tfbp.data import missing
+from tfbp.data import array_like, missing
 from tfbp.errors import mistake
 
 
@@ -18,8 +18,8 @@ def numbers(order: object, size: int) -> np.ndarray:
     Raises:
         tfbp.UserError: another shape, a time is missing, or one is neither a number nor a date.
     """
+    array = array_like.array("order", order)
     empty = missing.mask(order)
-    array = np.asarray(order)
     if array.shape not in ((size,), (size, 1)):
         raise mistake("order", f"must be one for each of the {size} examples", array.shape)
     array, empty = array.reshape(-1), empty.reshape(-1)
