@@ -226,3 +226,31 @@ def test_proportional_points_are_equal_and_all_for_training():
     x, y = splits.train.read([0, 1, 2])
     assert x.numpy().tolist() == y.numpy().tolist() == [[1], [2], [3]]
     assert splits.validation is splits.test is None
+
+
+def test_the_index_that_pandas_has_read_and_written_again_is_no_feature(tmp_path, caplog):
+    path = csv_file(tmp_path, "Unnamed: 0.1,Unnamed: 0,a,y\n0,0,5,1.5\n1,1,6,2.5\n2,2,8,3.5\n")
+    assert list(tables.read_csv(path).columns) == ["a", "y"]
+    assert "'Unnamed: 0.1', is what pandas calls" in caplog.text
+    path = csv_file(tmp_path, "a,Unnamed: 0,y\n0,0,5\n")
+    assert list(tables.read_csv(path).columns) == ["a", "Unnamed: 0", "y"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["1", "2", "x"], r"The target must .*\(row 3, column 'y' of .*Received: 'x'.*`classes`"),
+        (["1", "2_0", "3"], r"The target must .*\(row 2, .*Received: '2_0'\."),
+    ],
+)
+def test_a_target_that_is_a_number_in_some_rows_is_refused_as_the_target(tmp_path, cells, message):
+    rows = "".join(f"{number},{cell}\n" for number, cell in enumerate(cells))
+    path = csv_file(tmp_path, f"a,y\n{rows}")
+    with pytest.raises(UserError, match=message):
+        tables.load(path, target="y", validation=0, test=0)
+
+
+def test_a_number_with_an_underscore_is_none(tmp_path):
+    path = csv_file(tmp_path, "a,y\n1,1.5\n3_0,2.5\n")
+    with pytest.raises(UserError, match=r"finite number \(row 2, column 'a'.*Received: '3_0'"):
+        tables.load(path, target="y", validation=0, test=0)

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ from tfbp.errors import UserError, mistake
 
 # Rows that a message names.
 _NAMED = 20
+# What pandas calls an index that it reads as a column, once or more often.
+_INDEX = re.compile(r"Unnamed: 0(\.\d+)*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +70,11 @@ class Table:
         return zip(self.rows, self.columns[name], strict=True)
 
     def _number(self, cell: str, row: int, name: str) -> int | float:
-        try:
-            return int(cell)
-        except ValueError:
-            number = float(cell) if is_number(cell) else math.nan
+        number = float(cell) if is_number(cell) else math.nan
         if not math.isfinite(number):
             where = f"row {row}, column {name!r} of {self.path}"
             raise UserError(f"Every cell must be a finite number ({where}). Received: {cell!r}.")
-        return number
+        return int(cell) if re.fullmatch(r"[+-]?\d+", cell) else number
 
     def complete(self, on_bad: OnBad, names: Collection[str]) -> "Table":
         """The table without rows in which a cell is missing: see `missing.TEXT`.
@@ -123,7 +123,8 @@ class Table:
 def read_csv(path: str | os.PathLike) -> Table:
     """Reads a CSV file with a header row: UTF-8, cells separated by commas.
 
-    A first column without a name, as pandas writes its index, is left out with a word.
+    A first column without a name, as pandas writes its index, is left out with a word, and so are
+    those that pandas has read and named for it, "Unnamed: 0".
 
     Raises:
         tfbp.UserError: no such file, no rows, a row of another length, or columns that have no name
@@ -147,6 +148,14 @@ def read_csv(path: str | os.PathLike) -> Table:
             "The first column of %s has no name: it is taken for an index, and left out. "
             "To use it, give it a name in the header.",
             path,
+        )
+        header, columns = header[1:], columns[1:]
+    while header and _INDEX.fullmatch(header[0]):
+        logging.warning(
+            "The first column of %s, %r, is what pandas calls an index that it has read: it is "
+            "left out. To use it, give it another name in the header.",
+            path,
+            header[0],
         )
         header, columns = header[1:], columns[1:]
     if "" in header:
@@ -251,6 +260,13 @@ def _targets(
             return every, *labels.separate(y, targets)
         return every, y.astype(np.float64), None
     if classes is None and is_number(cells[0]):
+        for row, cell in zip(table.rows, cells, strict=True):
+            if not is_number(cell):
+                raise UserError(
+                    "The target must hold numbers in all rows, as in the first "
+                    f"(row {row}, column {targets[0]!r} of {table.path}). Received: {cell!r}. "
+                    "If they are classes, name them in `classes`."
+                )
         return every, table.numbers(targets)[:, 0].astype(np.float64), None
     for name in classes or ():
         if name not in cells:
@@ -292,7 +308,9 @@ def proportional() -> Splits:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is a number, finite or not."""
+    """Whether a cell is a number, finite or not. Python's `1_000` is none to a table."""
+    if "_" in cell:
+        return False
     try:
         float(cell)
     except ValueError:
