@@ -69,12 +69,36 @@ def test_each_pair_of_splits_is_compared():
     ]
 
 
-def test_the_same_image_under_another_label_is_the_same_and_the_same_row_is_not():
+def test_the_same_image_under_another_label_is_an_error_and_the_same_row_a_warning():
     other = (LABELS + 1) % 3
-    for x, count in ((IMAGES, 1), (VECTORS, 0)):
+    for x, warning in ((IMAGES, False), (VECTORS, True)):
         validation = taken(x, range(17, 26), other)
-        ids = [finding.id for finding in found(taken(x, range(18)), validation)]
-        assert ids == ["split-overlap"] * count
+        (finding,) = found(taken(x, range(18)), validation)
+        assert (finding.id, finding.warning) == ("split-overlap", warning)
+        assert "example 17 (as example 17)" in finding.message
+        assert ("labels contradict" in finding.message) == warning
+
+
+def test_equal_rows_with_contrary_labels_are_a_warning_and_with_other_values_none():
+    x, y = np.concatenate([VECTORS[:18], VECTORS[4:6]]), np.append(LABELS[:18], [0, 1])
+    (finding,) = found(Examples.from_arrays(x, y))
+    assert (finding.id, finding.warning) == ("duplicates", True)
+    assert "2 of the 20 examples of `train` are equal to others" in finding.message
+    assert "row 18 (as row 4), row 19 (as row 5)" in finding.message
+    assert not found(Examples.from_arrays(x, np.arange(20.0)), task=Regression())
+
+
+def test_a_class_whose_examples_weigh_nothing_is_missing():
+    weights = np.where(LABELS == 1, 0.0, 2.0)
+    (finding,) = found(Examples.from_arrays(VECTORS, LABELS, weights=weights))
+    assert (finding.id, finding.warning) == ("class-missing", False)
+    assert "no example of 'bee' with a weight above 0" in finding.message
+    rows = np.eye(3, dtype=np.float32)[LABELS]
+    rows[::6, 1] = 1
+    weights = rows[:, 1] == 0
+    train = Examples.from_arrays(VECTORS, rows, weights=weights.astype(float))
+    (finding,) = found(train, task=MultiLabel(NAMES))
+    assert "no example of `train` has 'bee'" in finding.message
 
 
 def test_files_in_two_folders_are_named(tmp_path):

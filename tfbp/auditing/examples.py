@@ -1,7 +1,8 @@
 """Faults of the examples themselves: leaks between splits, copies, classes out of balance.
 
 Two examples are the same when their contents are, whatever their labels; where x is no image, the
-targets must be equal too: rows of a table may well repeat their features. Windows of a text repeat
+targets must be equal too: rows of a table may well repeat their features, and equal rows under
+different labels are a warning. Windows of a text repeat
 each other by nature, and count only where most of a split is in another.
 """
 
@@ -30,9 +31,11 @@ def findings(splits: Splits, task: Task) -> Iterator[Finding]:
     keys = {name: _keys(examples) for name, examples in parts.items()}
     for one, other in itertools.combinations(parts, 2):
         yield from _overlap(parts, keys, one, other)
+        yield from _contrary_overlap(parts, keys, one, other)
     for name, examples in parts.items():
         if examples.characters_per_token is None:
             yield from _duplicates(name, examples, keys[name])
+            yield from _contrary(name, examples, keys[name])
     for part in several.parts(task):
         where = f"of the output {part.name!r}: " if part.name else ""
         for finding in _of_labels(part.splits(splits), part.task):
@@ -102,15 +105,69 @@ def _duplicates(name: str, examples: Examples, keys: np.ndarray) -> Iterator[Fin
     yield Finding("duplicates", f"{message} Leave them out, or they count twice.", warning=True)
 
 
+def _contrary_overlap(
+    parts: dict[str, Examples], keys: dict[str, np.ndarray], one: str, other: str
+) -> Iterator[Finding]:
+    """Yields what `_overlap` does of rows that are equal but for their labels."""
+    known, asked = parts[one], parts[other]
+    if known.labels is None or asked.labels is None:
+        return
+    equal = np.isin(asked.hashes, known.hashes) & ~np.isin(keys[other], keys[one])
+    rows = np.flatnonzero(equal)
+    if not len(rows):
+        return
+    order = np.argsort(known.hashes, kind="stable")
+    twins = order[np.searchsorted(known.hashes, asked.hashes[rows], sorter=order)]
+    pairs = [
+        f"{asked.name(there)} (as {known.name(here)})"
+        for there, here in zip(rows.tolist(), twins.tolist(), strict=True)
+    ]
+    yield Finding(
+        "split-overlap",
+        f"{len(rows)} of the {asked.size} examples of `{other}` are in `{one}` too, and their "
+        f"labels contradict: {listed(pairs)}. Either the labels are wrong, or x does not hold what "
+        "decides.",
+        warning=True,
+    )
+
+
+def _contrary(name: str, examples: Examples, keys: np.ndarray) -> Iterator[Finding]:
+    """Yields what `_duplicates` does of rows that are equal but for their labels."""
+    labels = examples.labels
+    if labels is None or keys is examples.hashes:
+        return
+    _, first, which = np.unique(examples.hashes, return_index=True, return_inverse=True)
+    originals = first[which]
+    rows = np.flatnonzero(labels != labels[originals]).tolist()
+    if not rows:
+        return
+    pairs = [f"{examples.name(row)} (as {examples.name(int(originals[row]))})" for row in rows]
+    yield Finding(
+        "duplicates",
+        f"{len(rows)} of the {examples.size} examples of `{name}` are equal to others, and their "
+        f"labels contradict: {listed(pairs)}. Either the labels are wrong, or x does not hold what "
+        "decides.",
+        warning=True,
+    )
+
+
+def _weighing(part: str, examples: Examples) -> np.ndarray | slice:
+    """Returns which examples count: of `train` those whose weight is not 0."""
+    if part == "train" and examples.weights is not None:
+        return np.asarray(examples.weights) > 0
+    return slice(None)
+
+
 def _classes(parts: dict[str, Examples], names: Sequence[str]) -> Iterator[Finding]:
     for part, examples in parts.items():
-        counts = _counts(examples, names)
+        counts = _counts(examples, names, _weighing(part, examples))
         missing = [repr(name) for name, count in zip(names, counts, strict=False) if not count]
+        of_weight = "" if examples.weights is None else " with a weight above 0"
         if missing and part == "train":
             yield Finding(
                 "class-missing",
-                f"`train` has no example of {listed(missing)}: it cannot be learnt. Add examples, "
-                "or leave the class out.",
+                f"`train` has no example of {listed(missing)}{of_weight}: it cannot be learnt. "
+                "Add examples, or leave the class out.",
             )
         elif missing:
             yield Finding(
@@ -125,7 +182,7 @@ def _labels(parts: dict[str, Examples], names: Sequence[str]) -> Iterator[Findin
     for part, examples in parts.items():
         if getattr(examples.targets, "shape", ())[1:] != (len(names),):
             continue
-        share = examples.targets.mean(axis=0)
+        share = examples.targets[_weighing(part, examples)].mean(axis=0)
         for count, having in ((0, "has"), (1, "lacks")):
             concerned = np.flatnonzero(share == count).tolist()
             if not concerned:
@@ -140,7 +197,7 @@ def _labels(parts: dict[str, Examples], names: Sequence[str]) -> Iterator[Findin
 
 
 def _imbalance(train: Examples, names: Sequence[str], task: Task) -> Iterator[Finding]:
-    counts = _counts(train, names)
+    counts = _counts(train, names, _weighing("train", train))
     present = np.flatnonzero(counts)
     largest = int(present[counts[present].argmax()])
     smallest = int(present[counts[present].argmin()])
@@ -164,8 +221,9 @@ def _imbalance(train: Examples, names: Sequence[str], task: Task) -> Iterator[Fi
     )
 
 
-def _counts(examples: Examples, names: Sequence[str]) -> np.ndarray:
+def _counts(examples: Examples, names: Sequence[str], counted: np.ndarray | slice) -> np.ndarray:
     labels = examples.labels
     assert labels is not None  # as `findings` has seen
+    labels = labels[counted]
     # A label outside the classes is refused by the task.
     return np.bincount(labels[labels >= 0], minlength=len(names))
