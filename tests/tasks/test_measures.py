@@ -274,6 +274,13 @@ def test_what_is_no_loss_or_metric_of_the_task_is_refused(make, message):
             8,
             "`metrics` must take targets of",
         ),
+        (
+            Classification(NAMES[:2], metrics=["Recall"]),
+            LABELS % 2,
+            2,
+            "go with a model of one logit",
+        ),
+        (Classification(NAMES[:2], metrics=["AUC"]), LABELS % 2, 2, "go with a model of one logit"),
         (Regression(metrics=["Mean"]), VALUES, 2, "takes values alone. Received: 'mean'"),
         (Classification(NAMES[:2]), LABELS % 2, 3, "or one with `logits=1`"),
     ],

@@ -19,6 +19,11 @@ MetricLike: TypeAlias = keras.metrics.Metric | str | Mapping[str, Any]
 _TARGET, _OUTPUT = "metrics of y", "metrics of outputs"
 # Examples that metrics are shown at once.
 _ROWS = 4096
+# For what fails in TensorFlow where y is a label and there are several answers.
+_ONE_SHAPE = (
+    "it compares targets and answers of one shape. Of two classes, AUC, precision and recall go with "
+    "a model of one logit."
+)
 _MEAN = "sum_over_batch_size"
 _OF_VALUES = (keras.metrics.Mean.update_state, keras.metrics.Sum.update_state)
 
@@ -226,7 +231,9 @@ def _take(
         except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{rule} {reason(error)}") from error
+            unlike = isinstance(error, tf.errors.OpError) and y.ndim == 1 < outputs.ndim
+            said = _ONE_SHAPE if unlike else reason(error)
+            raise UserError(f"{rule} {said}") from error
 
 
 def _shown(y: np.ndarray, outputs: np.ndarray) -> str:
