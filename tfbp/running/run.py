@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from tfbp import fingerprint
+from tfbp.data import structures
 from tfbp.data.examples import Examples
 from tfbp.data.splits import Splits
 from tfbp.errors import mistake
@@ -98,12 +99,19 @@ class Run:
         Where there are several workers, each has to call it.
 
         Raises:
-            tfbp.UserError: these are no examples, or other workers have others.
+            tfbp.UserError: these are no examples, or the task or the model does not take them, or
+                other workers have others.
             tfbp.errors.WorkerLost: another worker does not answer.
         """
         if not isinstance(examples, Examples):
             rule = "must be Examples, such as `splits.test` (None where that split is empty)"
             raise mistake("examples", rule, examples)
+        if not any(examples is part for part in self.splits.parts().values()):
+            nested = structures.is_nested(examples.targets)
+            if nested != structures.is_nested(self.splits.train.targets):
+                rule = "must have a y like the training examples: one array, or a dict of them"
+                raise mistake("examples", rule, "a dict" if nested else "one array")
+            self.task.check(self.model, examples)
         with self.workers.watched():
             if self.workers.count > 1:
                 self.workers.check_alike({"examples": examples.fingerprint})

@@ -21,8 +21,8 @@ _TARGET, _OUTPUT = "metrics of y", "metrics of outputs"
 _ROWS = 4096
 # For what fails in TensorFlow where y is a label and there are several answers.
 _ONE_SHAPE = (
-    "it compares targets and answers of one shape. Of two classes, AUC, precision and recall go with "
-    "a model of one logit."
+    "it compares targets and answers of one shape. Of two classes, AUC, precision and recall go "
+    "with a model of one logit."
 )
 _MEAN = "sum_over_batch_size"
 _OF_VALUES = (keras.metrics.Mean.update_state, keras.metrics.Sum.update_state)
@@ -231,8 +231,8 @@ def _take(
         except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
             if isinstance(error, UserError):
                 raise
-            unlike = isinstance(error, tf.errors.OpError) and y.ndim == 1 < outputs.ndim
-            said = _ONE_SHAPE if unlike else reason(error)
+            failed = isinstance(error, tf.errors.OpError) or "segment_ids" in str(error)
+            said = _ONE_SHAPE if failed and y.ndim == 1 < outputs.ndim else reason(error)
             raise UserError(f"{rule} {said}") from error
 
 
