@@ -38,3 +38,16 @@ def test_equal_indexes_of_any_kind_and_arrays_are_taken_as_they_are():
     ]
     assert Examples.from_arrays(X, TURNED.to_numpy()).labels.tolist() == N[::-1].tolist()
     assert Examples.from_arrays(X, Y.set_axis(list(range(40)))).size == 40
+
+
+def test_the_columns_of_a_frame_of_numbers_are_called_as_they_are_there():
+    examples = Examples.from_arrays(X[["c", "a"]], Y)
+    assert examples.columns == ("c", "a")
+    assert Examples.from_arrays(X, Y, columns=["d", "e", "f"]).columns == ("d", "e", "f")
+    assert Examples.from_arrays(X.to_numpy(), Y).columns is None
+    assert Examples.from_arrays(X.set_axis([0, 1, 2], axis=1), Y).columns is None
+    assert Examples.from_arrays(X.astype(str), Y).columns is None
+    with pytest.raises(UserError, match="the form of `train`, columns c, a"):
+        Splits(examples, None, Examples.from_arrays(X[["a", "c"]], Y))
+    with pytest.raises(UserError, match="`columns` must differ from each other"):
+        Examples.from_arrays(X[["a", "a"]], Y)

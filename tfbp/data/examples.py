@@ -17,7 +17,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfbp import fingerprint
-from tfbp.data import arrays, indexes, labels, structures
+from tfbp.data import arrays, indexes, labels, structures, tags
 from tfbp.data.precision import content_hashes
 from tfbp.errors import mistake
 
@@ -109,7 +109,7 @@ class Examples:
             y: whole numbers [size] are labels; floats [size, k] or [size] are values.
             x and y may be structures of arrays: see `arrays.inputs` and `arrays.targets`.
             name: what an error calls the example of an index.
-            columns, values: see the attributes.
+            columns, values: see the attributes. Default of `columns`: those of a DataFrame.
             weights: numbers [size] of at least 0, not all 0: see the attributes.
 
         Raises:
@@ -118,7 +118,10 @@ class Examples:
         indexes.check_equal(x=x, y=y, weights=weights)
         if columns is not None:
             labels.check_text("columns", columns)
+        named = tags.columns(x)
         (x, given), y = arrays.inputs(x, columns), arrays.targets(y)
+        if columns is None and not structures.is_nested(x) and x.dtype.kind != "O":
+            columns = named
         structures.check_sizes("y", y, ("x", x))
         arrays.check_names("columns", columns, x)
         arrays.check_names("values", values, y)

@@ -89,7 +89,7 @@ class Splits:
             validation, test: fractions held out, in [0, 1).
             seed: which examples are held out.
             columns, values: for a table, what the entries of x and of y are called: an export takes
-                and answers them by these names.
+                and answers them by these names. The columns of a DataFrame have theirs already.
             weights: [size], at least 0: how much each example counts in the loss that is trained
                 with, whose mean is over the number of examples, as Keras takes it. Results are
                 without weights.
