@@ -60,6 +60,7 @@ FOCAL = keras.losses.CategoricalFocalCrossentropy(from_logits=True)
         (lambda: dense(1), TWO, trained_with(BINARY(from_logits=True))),
         (lambda: dense(1, "sigmoid"), TWO, trained_with(BINARY())),
         (lambda: dense(1), VALUES, Regression()),
+        (lambda: dense(1, "sigmoid"), np.abs(VALUES) / 10, Regression()),
         (lambda: dense(3), ROWS, Regression()),
         (lambda: dense(1), TWO, Classification(NAMES[:2], logits=1)),
         (dense, LABELS, Classification(NAMES, loss=FOCAL)),
@@ -67,7 +68,18 @@ FOCAL = keras.losses.CategoricalFocalCrossentropy(from_logits=True)
         (lambda: dense(2), LABELS, Ordinal(NAMES)),
     ],
     ids=[
-        *("logits", "smoothed", "softmax", "rows", "rows, softmax", "binary", "sigmoid", "1", "3"),
+        *(
+            "logits",
+            "smoothed",
+            "softmax",
+            "rows",
+            "rows, softmax",
+            "binary",
+            "sigmoid",
+            "1",
+            "1 of 0 to 1",
+            "3",
+        ),
         *("one logit", "focal", "several", "ranks"),
     ],
 )
@@ -135,6 +147,12 @@ def zeros(units):
         ),
         (lambda: dense(2, "softmax"), LABELS, Ordinal(NAMES), "Leave the softmax of its last"),
         (lambda: dense(3, "softmax"), LABELS, Classification(NAMES, loss=FOCAL), "the softmax"),
+        (lambda: dense(3, "relu"), LABELS, Classification(NAMES), "Leave the relu of its last"),
+        (lambda: dense(3, "softplus"), TAGS, MultiLabel(NAMES), "Leave the softplus of its last"),
+        (lambda: dense(2, "tanh"), LABELS, Ordinal(NAMES), "Leave the tanh of its last"),
+        (lambda: dense(3, "hard_sigmoid"), TAGS, MultiLabel(NAMES), "answers are probabilities"),
+        (lambda: dense(1, "sigmoid"), VALUES, Regression(), "which are .* of its last layer"),
+        (lambda: dense(1, "relu"), VALUES, Regression(), "relu of its last layer answers 0 to inf"),
         (dense, LABELS, MultiLabel(NAMES), "0 or 1 for each label, as floats, .* int64 []"),
         (dense, TAGS, Classification(NAMES), "has 2 labels: several are for `tfbp.MultiLabel`"),
         (lambda: dense(5), LABELS, Classification(NAMES), "the 3 classes. Received: .* [5]"),
@@ -243,6 +261,31 @@ def test_names_in_another_order_than_those_of_the_examples_are_an_error(task, un
             dense(units), Splits(Examples.from_arrays(X, y, values=names)), task
         )
         assert "Give the task `splits.classes`" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("task", "units", "y"),
+    [
+        (MultiLabel(NAMES), 3, TAGS),
+        (Classification(NAMES[:2], logits=1), 1, TWO),
+        (Ordinal(NAMES), 2, LABELS),
+    ],
+    ids=["several", "one logit", "ranks"],
+)
+def test_answers_of_a_subclassed_model_that_look_like_a_sigmoid_s_are_a_warning(task, units, y):
+    class Own(keras.Model):
+        def __init__(self, end):
+            super().__init__()
+            self.dense, self.end = keras.layers.Dense(units), end
+
+        def call(self, x, training=None):
+            return self.end(self.dense(x))
+
+    (finding,) = found(Own(keras.ops.sigmoid), y, task)
+    assert (finding.id, finding.warning) == ("loss-mismatch", True)
+    assert "all between 0 and 1, as those of a sigmoid" in finding.message
+    keras.utils.set_random_seed(0)
+    assert not found(Own(lambda logits: logits), y, task)
 
 
 def test_a_model_that_does_not_say_that_it_has_one_logit_is_told_how_to():

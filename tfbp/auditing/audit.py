@@ -80,7 +80,8 @@ def findings(
         # First, since it looks on while the model is called; the others look at the outputs.
         result = [*preprocessing.findings(model, splits, backbones)]
         mismatch = [*losses.findings(model, splits, task)]
-        refused = bool(mismatch) and "loss-mismatch" not in settings.allow
+        errors = [finding for finding in mismatch if not finding.warning]
+        refused = bool(errors) and "loss-mismatch" not in settings.allow
         if not refused:  # What cannot run at all is accepted by nobody.
             task.check(model, splits.train)
         result += mismatch

@@ -1,5 +1,6 @@
 """Whether the loss reads the model's answers, and the targets, as what they are."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,9 +41,14 @@ def findings(model: keras.Model, splits: Splits, task: Task) -> Iterator[Finding
         rule = "must be one array where there is one task. For a dict give `tfbp.Tasks({…})`"
         raise mistake("y", rule, f"{type(targets).__name__} of {names}")
     for part in several.parts(task):
-        for message in _messages(part.model(model), part.splits(splits), part.task):
-            where = f"of the output {part.name!r}: " if part.name else ""
+        where = f"of the output {part.name!r}: " if part.name else ""
+        messages = list(_messages(part.model(model), part.splits(splits), part.task))
+        for message in messages:
             yield Finding("loss-mismatch", where + message)
+        if not messages and (
+            doubt := _doubt(part.model(model), part.splits(splits).train, part.task)
+        ):
+            yield Finding("loss-mismatch", where + doubt, warning=True)
 
 
 def _messages(model: keras.Model, splits: Splits, task: Task) -> Iterator[str]:
@@ -63,7 +69,10 @@ def _messages(model: keras.Model, splits: Splits, task: Task) -> Iterator[str]:
             _scale(model, answer, loss),
         ]
     else:
-        scale = _unit_scale(model, answer, loss) if isinstance(loss, _OF_UNITS) else ""
+        if isinstance(loss, _OF_UNITS):
+            scale = _unit_scale(model, answer, loss)
+        else:
+            scale = _range(model, examples, loss)
         messages = [_names(splits, task), scale]
     yield from filter(None, messages)
 
@@ -160,7 +169,9 @@ def _scale(model: keras.Model, answer: np.ndarray, loss: keras.losses.Loss) -> s
             "`model` must answer logits, and its answers are probabilities. "
             "Leave the softmax of its last layer out: the loss and the export apply it."
         )
-    if loss.from_logits or distributions:
+    if loss.from_logits:
+        return _cut_off(model)
+    if distributions:
         return ""
     return _unlike_probabilities(answer, " and do not sum to 1")
 
@@ -172,7 +183,9 @@ def _unit_scale(model: keras.Model, answer: np.ndarray, loss: keras.losses.Loss)
             f"Leave the {_last_activation(model)} of its last layer out: the loss, which has "
             "`from_logits=True`, applies a sigmoid."
         )
-    if loss.from_logits or ((answer >= 0) & (answer <= 1)).all():
+    if loss.from_logits:
+        return _cut_off(model)
+    if ((answer >= 0) & (answer <= 1)).all():
         return ""
     return _unlike_probabilities(answer)
 
@@ -185,7 +198,52 @@ def _unlike_probabilities(answer: np.ndarray, more: str = "") -> str:
     )
 
 
-_SQUASHING = ("softmax", "sigmoid")
+def _cut_off(model: keras.Model) -> str:
+    name = _last_activation(model)
+    if name not in _RANGES:
+        return ""
+    return (
+        f"`model` must answer logits, which take any value. Leave the {name} of its last layer out."
+    )
+
+
+def _range(model: keras.Model, examples: Examples, loss: keras.losses.Loss) -> str:
+    name = _last_activation(model)
+    if name not in _RANGES or not type(loss).__module__.startswith("keras."):
+        return ""
+    least, most = _RANGES[name]
+    low, high = examples.targets.min(), examples.targets.max()
+    if least <= low and high <= most:
+        return ""
+    return (
+        f"`model` must reach the targets, which are {low:.4g} to {high:.4g}. The {name} of its "
+        f"last layer answers {least:g} to {most:g}: leave it out, or scale the targets."
+    )
+
+
+def _doubt(model: keras.Model, examples: Examples, task: Task) -> str:
+    """Returns what is to be feared of answers that may be a sigmoid's, where no graph says so."""
+    loss = task.loss()
+    if not isinstance(loss, _OF_UNITS) or not loss.from_logits:
+        return ""
+    answer = sample_outputs.outputs(model, examples)
+    if not ((answer > 0) & (answer < 1)).all():
+        return ""
+    return (
+        "`model` must answer logits, and its answers to "
+        f"{len(answer)} examples are all between 0 and 1, as those of a sigmoid. If it has one at "
+        "its end, leave it out: the loss and the export apply it."
+    )
+
+
+_SQUASHING = ("softmax", "sigmoid", "hard_sigmoid")
+# What functions at the end of a model answer.
+_RANGES = {
+    **dict.fromkeys(_SQUASHING, (0.0, 1.0)),
+    **dict.fromkeys(("tanh", "hard_tanh", "softsign"), (-1.0, 1.0)),
+    **dict.fromkeys(("relu", "softplus", "exponential"), (0.0, math.inf)),
+    "relu6": (0.0, 6.0),
+}
 
 
 def _last_activation(model: keras.Model) -> str:
