@@ -215,9 +215,9 @@ def _estimate(run: Run, phase: Phase) -> Cost:
     if splits.validation:
         size = splits.validation.size
         few = splits.validation.take(np.arange(min(size, TIMED * batch_size)))
-        run.evaluate(few)  # traces
+        run.evaluator(few, batch_size)  # traces
         began = time.perf_counter()
-        run.evaluate(few)
+        run.evaluator(few, batch_size)
         seconds += phase.epochs * (time.perf_counter() - began) * size / few.size
     return Cost(seconds, _peak())
 
