@@ -176,7 +176,7 @@ def test_a_request_to_one_worker_stops_all_and_one_alone_can_go_on(
     processes[1].send_signal(signal.SIGTERM)
     job.ends(processes)
     for worker in (0, 1):
-        assert "Stopped on request. run holds a checkpoint. The same command" in job.said(worker)
+        assert f"Stopped on request. {job.run} holds a checkpoint. The same" in job.said(worker)
 
     one = Job(tmp_path / "one", start_workers, "--dropout=0")
     monkeypatch.chdir(one.folder)
