@@ -71,12 +71,7 @@ def _overlap(
     size, text = len(keys[other]), parts[other].characters_per_token is not None
     if not len(shared) or (text and len(shared) < size / 2):
         return
-    order = np.argsort(keys[one], kind="stable")
-    twins = order[np.searchsorted(keys[one], keys[other][shared], sorter=order)]
-    pairs = [
-        f"{parts[other].name(there)} (as {parts[one].name(here)})"
-        for there, here in zip(shared.tolist(), twins.tolist(), strict=True)
-    ]
+    pairs = _pairs(parts[other], keys[other], shared, parts[one], keys[one])
     yield Finding(
         "split-overlap",
         f"{len(shared)} of the {size} examples of `{other}` are in `{one}` too: {listed(pairs)}. "
@@ -116,12 +111,7 @@ def _contrary_overlap(
     rows = np.flatnonzero(equal)
     if not len(rows):
         return
-    order = np.argsort(known.hashes, kind="stable")
-    twins = order[np.searchsorted(known.hashes, asked.hashes[rows], sorter=order)]
-    pairs = [
-        f"{asked.name(there)} (as {known.name(here)})"
-        for there, here in zip(rows.tolist(), twins.tolist(), strict=True)
-    ]
+    pairs = _pairs(asked, asked.hashes, rows, known, known.hashes)
     yield Finding(
         "split-overlap",
         f"{len(rows)} of the {asked.size} examples of `{other}` are in `{one}` too, and their "
@@ -227,3 +217,15 @@ def _counts(examples: Examples, names: Sequence[str], counted: np.ndarray | slic
     labels = labels[counted]
     # A label outside the classes is refused by the task.
     return np.bincount(labels[labels >= 0], minlength=len(names))
+
+
+def _pairs(
+    asked: Examples, keys: np.ndarray, rows: np.ndarray, known: Examples, known_keys: np.ndarray
+) -> list[str]:
+    """Names rows of one part, each with the first example of another part that has its key."""
+    order = np.argsort(known_keys, kind="stable")
+    twins = order[np.searchsorted(known_keys, keys[rows], sorter=order)]
+    return [
+        f"{asked.name(there)} (as {known.name(here)})"
+        for there, here in zip(rows.tolist(), twins.tolist(), strict=True)
+    ]
